@@ -1,0 +1,33 @@
+"""The errors a user can cause.
+
+Each message is one line that says what was wrong, what was expected and what to do. The command line prints it
+without a traceback and exits with 2; whatever else is raised is a defect of the program and keeps its traceback.
+"""
+
+
+class ImpactError(ValueError):
+    """Base of every error that the user can mend."""
+
+
+class PromptError(ImpactError):
+    """The prompt cannot be measured: empty, too short, too long, not text, or it needs a tokenizer that is missing."""
+
+
+class SelectionError(ImpactError):
+    """A chosen layer or token does not exist, or the choice cannot be read."""
+
+
+class ModelError(ImpactError):
+    """The model cannot be found, read or trusted, or its architecture is not supported."""
+
+
+class DeviceError(ImpactError):
+    """The device or dtype does not exist here, or its memory is too small."""
+
+
+class NumbersError(ImpactError):
+    """The model produced NaN or infinite activations, so no distance can be measured."""
+
+
+class ResultsError(ImpactError):
+    """A results file cannot be read or written, or lacks the columns of an impact table."""
