@@ -1,0 +1,32 @@
+"""Token-masking impact analysis for decoder language models.
+
+    from engine import AttentionMasker, run_masking_experiment
+    table = run_masking_experiment("The Eiffel Tower is in")
+
+Names are loaded when first used, so importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.errors import ImpactError as ImpactError
+    from engine.experiment import AttentionMasker as AttentionMasker
+    from engine.experiment import run_masking_experiment as run_masking_experiment
+
+_HOME = {
+    "AttentionMasker": "engine.experiment",
+    "run_masking_experiment": "engine.experiment",
+    "ImpactError": "engine.errors",
+}
+__all__ = ["AttentionMasker", "ImpactError", "run_masking_experiment"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'engine' has no attribute {name!r}; it offers {', '.join(sorted(_HOME))}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOME)

@@ -1,0 +1,40 @@
+"""The command line: ``run`` (the default), ``verify`` and ``analyze``.
+
+Each command is a module with ``build_parser()`` and ``execute(arguments) -> exit status``. Nothing heavy is imported
+before the arguments are parsed, so ``--help`` and a misspelt option answer at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from engine.errors import ImpactError
+
+COMMANDS = ("run", "verify", "analyze")
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that ``argv`` names (default: ``run``) and return the exit status of the process.
+
+    0: done. 1: ``verify`` found a disagreement. 2: an error that the user can mend, said in one line on stderr.
+    130: interrupted. Any other exception is a defect of the program and keeps its traceback.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words.pop(0) if words and words[0] in COMMANDS else "run"
+    command = import_module(f"engine.commands.{name}")
+    arguments = command.build_parser().parse_args(words)
+    try:
+        return command.execute(arguments)
+    except ImpactError as error:
+        print(f"mask-impact: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("mask-impact: interrupted; nothing was written", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout went away (``| head``). Python must not find that out again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
