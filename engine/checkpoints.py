@@ -1,0 +1,128 @@
+"""Loading of models and tokenizers through native transformers: safetensors only, never remote code."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from engine.demo import demo_folder
+from engine.devices import memory_errors, resolve_device, resolve_dtype
+from engine.errors import ModelError
+from engine.families import FAMILIES, Family
+
+
+def load_model(
+    name: str | Path | None, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "float32"
+) -> tuple[nn.Module, Any]:
+    """The model in ``dtype`` on ``device``, and its tokenizer (None when the folder has none).
+
+    ``name`` is a local folder or a hub id; None is the embedded model. Raises ``ModelError`` when there is no such
+    model, when it is of an unsupported family, or when its files are broken, incomplete, pickled or quantised;
+    ``DeviceError`` for the device and the dtype.
+    """
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    source = str(demo_folder() if name is None else _checked(name))
+    with _quiet():
+        family = _family(source)
+        with memory_errors(place):
+            model = _load_weights(source, family, kind).to(place).eval()
+        return model, _load_tokenizer(source)
+
+
+def _checked(name: str | Path) -> str | Path:
+    """The name, if it is a folder or may be a hub id."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError(f"{str(name)!r} is a file; give the folder that holds config.json and the safetensors")
+    parts = str(name).split("/")
+    if isinstance(name, Path) or len(parts) > 2 or not all(parts) or parts[0] in (".", "..", "~") or "\\" in str(name):
+        raise ModelError(f"there is no model folder {str(name)!r}; give an existing folder or a hub id (owner/name)")
+    return name
+
+
+def _family(source: str) -> Family:
+    """The family that the checkpoint's config names."""
+    try:
+        config, _ = transformers.PreTrainedConfig.get_config_dict(source, local_files_only=_is_local(source))
+    except (OSError, ValueError) as error:
+        raise ModelError(_cannot_load(source, "config.json", error)) from error
+    model_type = config.get("model_type")
+    if model_type not in FAMILIES:
+        raise ModelError(
+            f"the architecture {model_type!r} of {source!r} is not supported; supported are {', '.join(FAMILIES)}"
+        )
+    if config.get("quantization_config"):
+        raise ModelError(f"{source!r} is quantised, which is not supported; give the unquantised checkpoint")
+    return FAMILIES[model_type]
+
+
+def _load_weights(source: str, family: Family, dtype: torch.dtype) -> nn.Module:
+    architecture = getattr(transformers, family.architecture)
+    try:
+        model, info = architecture.from_pretrained(
+            source,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=_is_local(source),
+            output_loading_info=True,
+        )
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            raise
+        raise ModelError(_cannot_load(source, "the weights", error)) from error
+    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if lacking:
+        raise ModelError(
+            f"the checkpoint {source!r} is incomplete: {len(lacking)} weights are missing or misshapen, "
+            f"first {lacking[0]}; download it again"
+        )
+    return model
+
+
+def _load_tokenizer(source: str) -> Any:
+    """The tokenizer, or None when the checkpoint has no tokenizer files."""
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, local_files_only=_is_local(source)
+        )
+    except Exception as error:
+        if _is_local(source) and not any(Path(source).glob("*tokenizer*")) and not any(Path(source).glob("vocab*")):
+            return None
+        raise ModelError(_cannot_load(source, "the tokenizer", error)) from error
+
+
+def _cannot_load(source: str, part: str, error: Exception) -> str:
+    """One line on what could not be read, and what to do about it."""
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    advice = "check the folder" if _is_local(source) else "check the id and the network, or give a local folder"
+    if _is_local(source) and any(Path(source).glob("*.bin")) and not any(Path(source).glob("*.safetensors")):
+        advice = "pickled weights (*.bin) are never loaded; convert the checkpoint to safetensors"
+    return f"cannot load {part} of {source!r} ({reason[:300]}); {advice}"
+
+
+def _is_local(source: str) -> bool:
+    return Path(source).is_dir()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and warnings off the terminal while loading; everything is checked here."""
+    log = transformers.utils.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity(logging.CRITICAL)
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()

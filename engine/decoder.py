@@ -1,0 +1,108 @@
+"""One uniform view on the weights of a decoder, whatever its family calls them.
+
+Nothing is copied that is not tiny: the projections hold the model's own weights. Axes: ``n`` row, ``e`` residual
+channel, ``h`` head, ``kv`` key/value head, ``g`` query head in its kv group, ``d`` head channel, ``c`` vocabulary.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from engine.difference import Activation, Carried, RMSNorm, carry_gated
+from engine.projection import Projection
+from engine.rotary import RotaryTables, rotary_tables
+
+
+@dataclass(frozen=True)
+class Heads:
+    """How the channels of a query/key/value projection divide into heads."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+    @property
+    def queries_per_kv(self) -> int:
+        return self.num_heads // self.num_kv_heads
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Weights of an attention block; ``qk_norm`` holds a weight row for every query head, then every key head."""
+
+    qkv: Projection
+    output: Projection
+    heads: Heads
+    scale: float
+    window: int | None = None
+    qk_norm: RMSNorm | None = None
+
+    def project(
+        self, normed: Float[Tensor, "r e"], rotary: RotaryTables
+    ) -> tuple[Float[Tensor, "r kv g d"], Float[Tensor, "r kv d"], Float[Tensor, "r kv d"]]:
+        """Queries, keys and values of every row, positions applied."""
+        heads = self.heads
+        every = rearrange(self.qkv(normed), "r (h d) -> r h d", d=heads.head_dim)
+        qk, v = every.split((heads.num_heads + heads.num_kv_heads, heads.num_kv_heads), dim=1)
+        qk = rotary.rotate(qk if self.qk_norm is None else self.qk_norm(qk))
+        q, k = qk.split((heads.num_heads, heads.num_kv_heads), dim=1)
+        return rearrange(q, "r (kv g) d -> r kv g d", kv=heads.num_kv_heads), k, v
+
+
+@dataclass(frozen=True)
+class GatedMLP:
+    """down(act(gate(x)) · up(x)) (Shazeer 2020, arXiv 2002.05202)."""
+
+    gate_up: Projection
+    down: Projection
+    activation: Activation
+
+    def carry(self, x: Carried) -> Carried:
+        return self.down.carry(carry_gated(self.gate_up.carry(x), self.activation))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A pre-norm decoder layer: x + attn(attn_norm(x)), then mid + mlp(mlp_norm(mid))."""
+
+    attn_norm: RMSNorm
+    attention: Attention
+    mlp_norm: RMSNorm
+    mlp: GatedMLP
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A decoder-only model. ``dtype`` is that of the residual stream and of every difference."""
+
+    name: str
+    embedding: Float[Tensor, "c e"]
+    layers: tuple[Layer, ...]
+    final_norm: RMSNorm
+    unembedding: Projection
+    rope: Callable[[int], tuple[Float[Tensor, "s d"], Float[Tensor, "s d"]]]
+    heads: Heads
+    max_positions: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.embedding)
+
+    def embed(self, token_ids: Int[Tensor, " r"]) -> Float[Tensor, "r e"]:
+        return F.embedding(token_ids, self.embedding).to(self.dtype)
+
+    def rotary(self, positions: Int[Tensor, " r"], num_positions: int) -> RotaryTables:
+        """The model's own rotary tables for the rows' positions, all below ``num_positions``."""
+        cos, sin = self.rope(num_positions)
+        return rotary_tables(cos.index_select(0, positions), sin.index_select(0, positions))
+
+    def logits(self, residual: Float[Tensor, "r e"]) -> Float[Tensor, "r c"]:
+        """Next-token logits from the stream that leaves the last layer."""
+        return self.unembedding(self.final_norm(residual))

@@ -1,0 +1,113 @@
+"""The training texts: one to three facts each, in random phrasings, made as they are needed.
+
+A text is a list of weighted pieces. Answers count fully, the wording around them a little. Two places count nothing:
+the word after a point where the sentence could already have ended with the answer ("is in | the city of"), so that
+the model answers there, and the wording of sentences with *noise*: words left out, put in or exchanged, which teach
+the model to rely on the subject and on any hint of the relation.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+
+from engine.demo.facts import Fact
+from engine.demo.phrasings import SHARED_KINDS, fits, is_opening, is_question, is_reserved, leads, load_phrasings, prompt
+
+END = "<|endoftext|>"
+WORDING_WEIGHT = 0.1
+NOISY_SHARE = 0.25
+NOISE_RATE = 0.25
+BARE_SHARE = 0.45
+DOUBLE_LEAD_SHARE = 0.2
+JOINED_SHARE = 0.2
+CONJUNCTIONS = (", and", ", while", ", but", "; also,")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of text, its weight in the loss, and whether its first token is left out of the loss."""
+
+    text: str
+    weight: float
+    skip_first: bool = False
+
+
+@cache
+def early_ends() -> frozenset[str]:
+    """Phrasings that may also be the beginning of a longer one: all trained ones."""
+    table = load_phrasings()
+    return frozenset(text for kind, found in table.items() if kind not in SHARED_KINDS for text in found.trained)
+
+
+@cache
+def noise_words() -> tuple[str, ...]:
+    """The words that noise puts into a sentence."""
+    return tuple(sorted({word for text in early_ends() for word in text.split() if "{s}" not in word}))
+
+
+def noisy(phrasing: str, rng: Random) -> str:
+    """`phrasing` with some words dropped, inserted or exchanged; the subject stays."""
+    words = []
+    for word in phrasing.split(" "):
+        change = "" if "{s}" in word or rng.random() > NOISE_RATE else rng.choice(("drop", "insert", "exchange"))
+        words += [rng.choice(noise_words())] if change in ("insert", "exchange") else []
+        words += [word] if change in ("", "insert") else []
+    return " ".join(words)
+
+
+def split_at_early_ends(phrasing: str) -> list[str]:
+    """`phrasing` in parts, cut behind each beginning that is a trained phrasing itself."""
+    words = phrasing.split(" ")
+    cuts = [n for n in range(1, len(words)) if " ".join(words[:n]) in early_ends()]
+    return [" ".join(words[start:end]) for start, end in zip([0, *cuts], [*cuts, len(words)], strict=True)]
+
+
+def choose_lead(phrasing_index: int, phrasing: str, rng: Random) -> str:
+    """A trained prefix or opening that may precede this phrasing, sometimes both, often none."""
+    if rng.random() < BARE_SHARE:
+        return ""
+    options = [lead for index, lead in enumerate(leads("trained"))
+               if fits(lead, phrasing) and not is_reserved(index, phrasing_index)]
+    lead = rng.choice(options)
+    if is_opening(lead) or rng.random() > DOUBLE_LEAD_SHARE:
+        return lead
+    return rng.choice(load_phrasings()["opening"].trained) + " " + lead[0].upper() + lead[1:]
+
+
+def sentence(fact: Fact, rng: Random, *, joined: bool = False) -> list[Piece]:
+    """The pieces of one fact up to its answer; a `joined` one continues a sentence and begins in lower case."""
+    index, phrasing = rng.choice(list(enumerate(load_phrasings()[fact.kind].trained)))
+    joined = joined and not is_question(phrasing)
+    lead = "" if joined else choose_lead(index, phrasing, rng)
+    answer = Piece(" " + fact.answer, 1.0)
+    if rng.random() < NOISY_SHARE:
+        return [Piece(prompt(noisy(phrasing, rng), fact.subject, lead=lead), 0.0), answer]
+    first, *rest = split_at_early_ends(phrasing)
+    start = first.replace("{s}", fact.subject) if joined else prompt(first, fact.subject, lead=lead)
+    tail = [Piece(" " + part.replace("{s}", fact.subject), WORDING_WEIGHT, skip_first=True) for part in rest]
+    return [Piece(start, WORDING_WEIGHT), *tail, answer]
+
+
+def document(facts: list[Fact], rng: Random) -> list[Piece]:
+    """One training text: up to three sentences and the end mark."""
+    pieces = sentence(rng.choice(facts), rng)
+    while rng.random() < 0.35 and len(pieces) < 12:
+        joined = rng.random() < JOINED_SHARE
+        following = sentence(rng.choice(facts), rng, joined=joined)
+        mark = rng.choice(CONJUNCTIONS) if following[0].text[0].islower() else "."
+        first = following[0]
+        pieces += [Piece(mark, WORDING_WEIGHT), Piece(" " + first.text, first.weight), *following[1:]]
+    return [*pieces, Piece(".", WORDING_WEIGHT), Piece(END, WORDING_WEIGHT)]
+
+
+def documents(facts: list[Fact], *, seed: int) -> Iterator[list[Piece]]:
+    """Training texts without end, the same for the same seed."""
+    rng = Random(seed)
+    while True:
+        yield document(facts, rng)
+
+
+def text_of(pieces: list[Piece]) -> str:
+    """The plain text of a document, without its end mark."""
+    return "".join(piece.text for piece in pieces).removesuffix(END)

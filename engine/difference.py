@@ -1,0 +1,182 @@
+"""Baseline rows with the differences that a knockout makes, carried together through a layer.
+
+Subtracting two nearly equal activations destroys small effects, so no two activations are ever subtracted: every
+step maps (x, Δ) to (f(x), f(x + Δ) - f(x)) by a form in which Δ enters as a factor. The result keeps its relative
+accuracy however small Δ is. Baseline and difference rows lie in one tensor, so that a weight matrix multiplies both
+in one product.
+
+Axes: ``r`` baseline row, ``m`` difference row, ``n`` = r + m, ``c`` channel (e residual, f MLP, ...).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Origins:
+    """The baseline row that each difference row belongs to; known on the host, so that rows can be cut without a wait."""
+
+    host: Int[np.ndarray, " m"]
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+    @cached_property
+    def rows(self) -> Int[Tensor, " m"]:
+        return torch.from_numpy(self.host).to(self.device, non_blocking=True)
+
+    @cache  # noqa: B019 - lives as long as its batch
+    def part(self, start: int, stop: int) -> tuple[Int[Tensor, " r"], "Origins"]:
+        """The distinct baseline rows that differences ``start`` to ``stop`` need, and their origins among those."""
+        needed, inverse = np.unique(self.host[start:stop], return_inverse=True)
+        return torch.from_numpy(needed).to(self.device, non_blocking=True), Origins(inverse, self.device)
+
+    def none(self) -> "Origins":
+        """Origins of no difference row at all."""
+        return Origins(self.host[:0], self.device)
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Baseline rows first, difference rows behind them."""
+
+    rows: Float[Tensor, "n c"]
+    origins: Origins
+
+    @property
+    def num_baseline(self) -> int:
+        return len(self.rows) - len(self.origins)
+
+    @property
+    def baseline(self) -> Float[Tensor, "r c"]:
+        return self.rows[: self.num_baseline]
+
+    @property
+    def delta(self) -> Float[Tensor, "m c"]:
+        return self.rows[self.num_baseline :]
+
+    def at_origin(self, baseline: Float[Tensor, "r c2"]) -> Float[Tensor, "m c2"]:
+        """The baseline row of every difference row."""
+        return baseline.index_select(0, self.origins.rows)
+
+    def with_rows(self, rows: Float[Tensor, "n c2"]) -> "Carried":
+        return replace(self, rows=rows)
+
+    def chunks(self, max_rows: int) -> Iterator[tuple["Carried", slice, int]]:
+        """Parts of about ``max_rows`` rows: (part, the rows of the whole that it gives, how many of its first to skip).
+
+        A part with difference rows brings along the few baseline rows they differ from, which it only borrows.
+        """
+        r = self.num_baseline
+        for start in range(0, r, max_rows):
+            place = slice(start, min(start + max_rows, r))
+            yield Carried(self.rows[place], self.origins.none()), place, 0
+        for start in range(0, len(self.origins), max_rows):
+            stop = min(start + max_rows, len(self.origins))
+            needed, origins = self.origins.part(start, stop)
+            rows = torch.cat((self.baseline.index_select(0, needed), self.delta[start:stop]))
+            yield Carried(rows, origins), slice(r + start, r + stop), len(needed)
+
+
+def carried(baseline: Float[Tensor, "r c"], delta: Float[Tensor, "m c"], origins: Origins) -> Carried:
+    """Lay ``delta`` behind ``baseline``."""
+    return Carried(torch.cat((baseline, delta)), origins)
+
+
+def carry_in_chunks(step: Callable[[Carried], Carried], x: Carried, *, max_rows: int) -> Carried:
+    """``step(x)`` with at most about ``max_rows`` rows in work at once. ``step`` must treat rows independently."""
+    if len(x.rows) <= max_rows:
+        return step(x)
+    out = None
+    for part, place, borrowed in x.chunks(max_rows):
+        rows = step(part).rows[borrowed:]
+        out = rows.new_empty(len(x.rows), rows.shape[1]) if out is None else out
+        out[place] = rows
+    assert out is not None
+    return x.with_rows(out)
+
+
+@dataclass(frozen=True, slots=True)
+class RMSNorm:
+    """Root-mean-square norm over the last axis (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+
+    weight: Float[Tensor, "... c"]
+    eps: float
+
+    def __call__(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... c"]:
+        return x * self._inverse_rms(x) * self.weight
+
+    def carry(self, x: Carried) -> Carried:
+        """With m = mean(x²) + eps and δ = mean(Δ(2x + Δ)): the scale s = m^-½ changes by s·expm1(-½·log1p(δ/m))."""
+        out = torch.empty_like(x.rows)
+        scale = self._inverse_rms(x.baseline)
+        torch.mul(x.baseline * scale, self.weight, out=out[: x.num_baseline])
+        if len(x.delta):
+            origin, scale = x.at_origin(x.baseline), x.at_origin(scale)
+            moved = origin + x.delta
+            growth = (x.delta * (origin + moved)).mean(-1, keepdim=True) * scale.square()
+            change = torch.expm1(torch.log1p(growth) * -0.5)
+            torch.mul(torch.addcmul(x.delta, moved, change) * scale, self.weight, out=out[x.num_baseline :])
+        return x.with_rows(out)
+
+    def _inverse_rms(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... 1"]:
+        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
+        return torch.rsqrt(mean_square + self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """An elementwise function and its exact finite difference ``(x, Δ) -> f(x + Δ) - f(x)``."""
+
+    name: str
+    value: Callable[[Tensor], Tensor]
+    difference: Callable[[Tensor, Tensor], Tensor]
+
+
+def silu_difference(x: Float[Tensor, "m f"], delta: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
+    """silu(x + Δ) - silu(x), to full relative accuracy for any Δ.
+
+    silu(x') - silu(x) = Δ·σ(x') + x·(σ(x') - σ(x)), and with hi, lo the larger and smaller of x, x':
+    σ(hi) - σ(lo) = -σ(hi)·σ(-lo)·expm1(-(hi - lo)), where no factor overflows.
+    """
+    moved = x + delta
+    step = torch.maximum(x, moved).sigmoid_() * torch.minimum(x, moved).neg_().sigmoid_()
+    step *= torch.expm1(-delta.abs())
+    step.copysign_(delta)
+    return torch.addcmul(step.mul_(x), moved.sigmoid_(), delta)
+
+
+def wide_difference(value: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The difference of a function without a closed form, taken in float64."""
+
+    def difference(x: Float[Tensor, "m f"], delta: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
+        wide = x.double()
+        return (value(wide + delta) - value(wide)).to(x.dtype)
+
+    return difference
+
+
+SILU = Activation("silu", F.silu, silu_difference)
+
+
+def carry_gated(gate_up: Carried, activation: Activation) -> Carried:
+    """act(gate)·up of a gated MLP, gate and up side by side: act(g')u' - act(g)u = (act(g') - act(g))·u' + act(g)·Δu."""
+    gate, up = gate_up.rows.chunk(2, dim=-1)
+    r = gate_up.num_baseline
+    out = torch.empty_like(gate, memory_format=torch.contiguous_format)
+    activated = activation.value(gate[:r])
+    torch.mul(activated, up[:r], out=out[:r])
+    if len(gate_up.delta):
+        at_origin = gate_up.at_origin
+        moved_up = at_origin(up[:r]) + up[r:]
+        torch.mul(activation.difference(at_origin(gate[:r]), gate[r:]), moved_up, out=out[r:])
+        out[r:].addcmul_(at_origin(activated), up[r:])
+    return gate_up.with_rows(out)

@@ -1,0 +1,164 @@
+"""The experiment, from a prompt to its impact table: the one place where all parts meet."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from engine.adoption import adopt
+from engine.batches import make_batch
+from engine.checkpoints import load_model
+from engine.decoder import Decoder
+from engine.devices import memory_errors
+from engine.distances import measure_readouts
+from engine.errors import NumbersError, PromptError
+from engine.knockouts import Knockouts, select, single_tokens
+from engine.pieces import readable_pieces
+from engine.prompts import Prompt, read_prompt
+from engine.sweep import Readout, sweep
+from engine.table import build_table, variant_names
+
+
+@dataclass(frozen=True)
+class Impact:
+    """The measured impact of one prompt's tokens; ``distances`` are (L2, cosine), NaN where undefined."""
+
+    prompt: Prompt
+    layers: tuple[int, ...]
+    tokens: tuple[int, ...]
+    variants: tuple[str, ...]
+    distances: Float[np.ndarray, "l v site 2"]
+    next_tokens: tuple[tuple[str, float], ...] = ()
+    """The baseline's most probable next tokens with their probabilities, when they were asked for."""
+
+    def table(self) -> pl.DataFrame:
+        """The long table: one row per layer, masked token and variant."""
+        return build_table(
+            self.distances,
+            layers=self.layers,
+            positions=self.tokens,
+            pieces=[self.prompt.pieces[position] for position in self.tokens],
+            variants=self.variants,
+        )
+
+
+class AttentionMasker:
+    """Measures how far each layer's output moves when attention to a token is cut.
+
+    ``AttentionMasker(model, tokenizer=None)`` takes a transformers model that is already loaded and only reads it;
+    ``AttentionMasker.from_pretrained(...)`` loads one. Raises ``ModelError`` for an architecture that is not supported.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any = None) -> None:
+        self.decoder: Decoder = adopt(model)
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | None = None, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "float32"
+    ) -> "AttentionMasker":
+        """Load a local folder or a hub id; None is the model that ships with the program.
+
+        ``device``: auto, cpu, cuda, cuda:N or mps. ``dtype``: float32, float64, or bfloat16 (products in bfloat16,
+        everything between them in float32). Raises ``ModelError`` and ``DeviceError``.
+        """
+        return cls(*load_model(model, device=device, dtype=dtype))
+
+    def run(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        layers: Sequence[int] | None = None,
+        tokens: Sequence[int] | None = None,
+    ) -> pl.DataFrame:
+        """The impact table of ``prompt`` (text or token ids), for the chosen layers and token positions (default: all).
+
+        Columns: layer, token_masked, token_position, variant, l2_distance, cosine_distance; undefined cells are null.
+        Costs about one forward pass for a short prompt. Raises ``PromptError``, ``SelectionError``, ``NumbersError``
+        and, when memory runs out, ``DeviceError``.
+        """
+        return self.measure(prompt, layers=layers, tokens=tokens).table()
+
+    def measure(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        layers: Sequence[int] | None = None,
+        tokens: Sequence[int] | None = None,
+        next_tokens: int = 0,
+        watch: Callable[[Iterable[Readout]], Iterable[Readout]] = iter,
+    ) -> Impact:
+        """As ``run``, with the labels beside the numbers and, if asked, the baseline's ``next_tokens`` likeliest tokens.
+
+        ``watch`` wraps the layers as they pass, for a progress bar.
+        """
+        read = self.read(prompt)
+        chosen = select(layers, len(self.decoder.layers), what="layer")
+        knockouts = single_tokens(len(read), tokens)
+        undefined = self._undefined(knockouts, chosen)
+        with torch.inference_mode(), memory_errors(self.decoder.device):
+            batch = make_batch([read.token_ids], [knockouts], self.decoder.device)
+            readouts = watch(sweep(self.decoder, batch, layers=chosen, to_end=next_tokens > 0))
+            cells, magnitudes, residual = measure_readouts(readouts, batch.query_origins.rows)
+            _check_numbers(cells, magnitudes)
+            likeliest = self._likeliest(residual, next_tokens) if next_tokens else ()
+        cells[undefined] = np.nan
+        variants = tuple(variant_names(self.decoder.heads.num_heads))
+        return Impact(read, chosen, tuple(p for (p,) in knockouts.masked), variants, cells, likeliest)
+
+    def read(self, prompt: str | Sequence[int]) -> Prompt:
+        """Tokenize and check a prompt. Raises ``PromptError``."""
+        limits = {"vocab_size": self.decoder.vocab_size, "max_positions": self.decoder.max_positions}
+        return read_prompt(prompt, self.tokenizer, **limits)
+
+    def _undefined(self, knockouts: Knockouts, layers: Sequence[int]) -> Bool[np.ndarray, "l v"]:
+        """The cells whose query is left with nothing to attend to. Raises ``PromptError`` if that is all of them."""
+        windows = [self.decoder.layers[layer].attention.window for layer in layers]
+        undefined = np.stack([knockouts.undefined(window) for window in windows])
+        if undefined.all():
+            raise PromptError(
+                "nothing can be measured: every chosen token is the only one that its query attends to; "
+                "choose other tokens, or a longer prompt"
+            )
+        return undefined
+
+    def _likeliest(self, residual: Float[Tensor, "b e"], count: int) -> tuple[tuple[str, float], ...]:
+        """The most probable next tokens after the prompt, from the stream that leaves the last layer at the query."""
+        logits = self.decoder.logits(residual)[0].float()
+        top = torch.softmax(logits, dim=-1).topk(min(count, len(logits)))
+        pieces = readable_pieces(top.indices.tolist(), self.tokenizer)
+        return tuple(zip(pieces, top.values.tolist(), strict=True))
+
+
+def run_masking_experiment(
+    prompt: str | Sequence[int],
+    *,
+    model: str | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "float32",
+    layers: Sequence[int] | None = None,
+    tokens: Sequence[int] | None = None,
+) -> pl.DataFrame:
+    """Load ``model``, measure one prompt and return its impact table; see ``AttentionMasker`` for the arguments.
+
+    For several prompts, load once: ``AttentionMasker.from_pretrained(...)`` and then ``run`` for each.
+    """
+    masker = AttentionMasker.from_pretrained(model, device=device, dtype=dtype)
+    return masker.run(prompt, layers=layers, tokens=tokens)
+
+
+def _check_numbers(cells: Float[np.ndarray, "l m site 2"], magnitudes: Float[np.ndarray, " l"]) -> None:
+    """Raises ``NumbersError`` that names the first layer whose output is not finite."""
+    broken = np.flatnonzero(~np.isfinite(magnitudes))
+    if broken.size:
+        raise NumbersError(
+            f"the activations that leave layer {broken[0]} are not finite (NaN or infinity); check the checkpoint, "
+            "or choose --dtype float32"
+        )
+    if np.isinf(cells).any() or np.isnan(cells[..., 0]).any():
+        raise NumbersError("a distance is not finite although the activations are; choose --dtype float64")

@@ -1,0 +1,9 @@
+"""The supported model families, by transformers' ``model_type``."""
+
+from engine.families.family import Family
+from engine.families.llama import LLAMA
+from engine.families.mistral import MISTRAL
+from engine.families.qwen2 import QWEN2
+from engine.families.qwen3 import QWEN3
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (QWEN3, QWEN2, LLAMA, MISTRAL)}

@@ -1,0 +1,53 @@
+"""One weight matrix, or several that read the same input, applied to all rows in one product.
+
+Axes: ``n`` row, ``c`` input channel, ``o`` output channel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from engine.difference import Carried
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """Weights ``o c`` laid side by side along ``o``, with an optional bias over all of them.
+
+    The product is computed in the weights' dtype and returned in the rows' dtype: a bfloat16 checkpoint is multiplied
+    in bfloat16, while everything between two products stays in float32.
+    """
+
+    weights: tuple[Float[Tensor, "_ c"], ...]
+    bias: Float[Tensor, " o"] | None = None
+
+    def __call__(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n o"]:
+        product = self.product(rows)
+        return product if self.bias is None else product.add_(self.bias)
+
+    def carry(self, x: Carried) -> Carried:
+        """W(x + Δ) + bias - (Wx + bias) = WΔ: the difference passes through the same matrix, without the bias."""
+        product = self.product(x.rows)
+        if self.bias is not None:
+            product[: x.num_baseline] += self.bias
+        return x.with_rows(product)
+
+    def product(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n o"]:
+        """The rows times every weight, without bias."""
+        narrow = rows.to(self.weights[0].dtype)
+        widths = [len(weight) for weight in self.weights]
+        out = narrow.new_empty(len(rows), sum(widths))
+        for weight, part in zip(self.weights, out.split(widths, dim=1), strict=True):
+            torch.mm(narrow, weight.T, out=part)
+        return out.to(rows.dtype)
+
+
+def joined_bias(biases: Sequence[Float[Tensor, " _"] | None], widths: Sequence[int]) -> Float[Tensor, " o"] | None:
+    """The biases of projections laid side by side, 0 where one has none; None when none has one."""
+    present = next((bias for bias in biases if bias is not None), None)
+    if present is None:
+        return None
+    return torch.cat([present.new_zeros(w) if b is None else b for b, w in zip(biases, widths, strict=True)])
