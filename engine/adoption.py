@@ -37,7 +37,7 @@ def adopt(model: nn.Module) -> Decoder:
     """
     family = family_of(model)
     config: Any = model.config
-    embedding = model.get_submodule(family.embedding).weight
+    embedding: Tensor = model.get_parameter(f"{family.embedding}.weight")
     dtype, device = _working_dtype(embedding.dtype), _only_device(model)
     layers = list(model.get_submodule(family.layers).children())[: config.num_hidden_layers]
     heads = Heads(config.num_attention_heads, config.num_key_value_heads, attrgetter(family.head_dim)(layers[0]))
@@ -105,20 +105,23 @@ def _refuse_unknown_weights(family: Family, layer: nn.Module, index: int) -> Non
 
 
 def _projection(owner: nn.Module, names: Sequence[str], dtype: torch.dtype) -> Projection:
-    linears = [owner.get_submodule(name) for name in names]
+    linears: list[Any] = [owner.get_submodule(name) for name in names]
     for name, linear in zip(names, linears, strict=True):
         if type(linear) is not nn.Linear or linear.weight.dtype not in WORKING_DTYPE:
             raise ModelError(
-                f"{name} is a {type(linear).__name__} of {getattr(linear, 'weight', torch.empty(0)).dtype}, not a plain "
-                "floating-point linear layer; merge adapters first, and load the model without quantisation"
+                f"{name} is a {type(linear).__module__}.{type(linear).__name__}, not a plain linear layer; "
+                "merge adapters first, and load the model without quantisation"
             )
     biases = [None if linear.bias is None else linear.bias.detach().to(dtype) for linear in linears]
     weights = tuple(linear.weight.detach() for linear in linears)
     return Projection(weights, joined_bias(biases, [len(weight) for weight in weights]))
 
 
-def _norm(family: Family, module: nn.Module, dtype: torch.dtype) -> RMSNorm:
-    return RMSNorm(module.weight.detach().to(dtype), getattr(module, family.norm_eps))
+def _norm(family: Family, module: Any, dtype: torch.dtype) -> RMSNorm:
+    eps = module.eps if type(module) is nn.RMSNorm else getattr(module, family.norm_eps, None)
+    if eps is None:
+        raise ModelError(f"a {type(module).__name__} stands where {family.architecture} has an RMSNorm with an epsilon")
+    return RMSNorm(module.weight.detach().to(dtype), eps)
 
 
 def _qk_norm(query: RMSNorm, key: RMSNorm, heads: Heads) -> RMSNorm:

@@ -19,7 +19,7 @@ def causal_z(
     scale: float,
     window: int | None,
 ) -> Float[Tensor, "b s kv g d"]:
-    """Head outputs of all positions in the unmasked run; a window of w lets a query see itself and w - 1 keys before."""
+    """Head outputs of all positions, unmasked; a window of w lets a query see itself and w - 1 keys before it."""
     num_positions = q.shape[1]
     sliding = window is not None and window < num_positions
     z = F.scaled_dot_product_attention(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Origins:
-    """The baseline row that each difference row belongs to; known on the host, so that rows can be cut without a wait."""
+    """The baseline row of each difference row; known on the host, so that rows can be cut without a wait."""
 
     host: Int[np.ndarray, " m"]
     device: torch.device
@@ -168,7 +168,7 @@ SILU = Activation("silu", F.silu, silu_difference)
 
 
 def carry_gated(gate_up: Carried, activation: Activation) -> Carried:
-    """act(gate)·up of a gated MLP, gate and up side by side: act(g')u' - act(g)u = (act(g') - act(g))·u' + act(g)·Δu."""
+    """act(gate)·up, gate and up side by side: act(g')u' - act(g)u = (act(g') - act(g))·u' + act(g)·Δu."""
     gate, up = gate_up.rows.chunk(2, dim=-1)
     r = gate_up.num_baseline
     out = torch.empty_like(gate, memory_format=torch.contiguous_format)

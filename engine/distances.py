@@ -15,7 +15,7 @@ from torch import Tensor
 from engine.sweep import Readout, Site
 
 BUFFERED_CELLS = 1 << 22
-"""Activations that wait to be turned into distances together: a small prompt needs one round, a long one stays bounded."""
+"""Activations that wait to become distances together: a small prompt needs one round, a long one stays bounded."""
 
 
 def distances(baseline: Float[Tensor, "m h c"], delta: Float[Tensor, "m h c"]) -> Float[Tensor, "m h 2"]:
@@ -74,9 +74,9 @@ class DistanceBuffer:
 
 def measure_readouts(
     readouts: Iterable[Readout], prompt_of_variant: Int[Tensor, " m"]
-) -> tuple[Float[np.ndarray, "l m site 2"], Float[np.ndarray, " l"], Float[Tensor, "r e"]]:
-    """Consume a sweep: the distances of its measured layers, the largest magnitude in the stream that leaves each layer
-    (NaN or infinite where the numbers broke), and the stream that leaves the last. One transfer from the device.
+) -> tuple[Float[np.ndarray, "l m site 2"], Float[np.ndarray, " passed"], Float[Tensor, "r e"]]:
+    """Consume a sweep: the distances of its measured layers, the largest magnitude in the stream that leaves each
+    passed layer (NaN or infinite where the numbers broke), and the stream that leaves the last. One transfer.
     """
     buffer, magnitudes, residual = DistanceBuffer(prompt_of_variant), [], None
     for readout in readouts:

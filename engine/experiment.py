@@ -93,7 +93,7 @@ class AttentionMasker:
         next_tokens: int = 0,
         watch: Callable[[Iterable[Readout]], Iterable[Readout]] = iter,
     ) -> Impact:
-        """As ``run``, with the labels beside the numbers and, if asked, the baseline's ``next_tokens`` likeliest tokens.
+        """As ``run``, with the labels beside the numbers and, if asked, the ``next_tokens`` likeliest next tokens.
 
         ``watch`` wraps the layers as they pass, for a progress bar.
         """
@@ -152,7 +152,7 @@ def run_masking_experiment(
     return masker.run(prompt, layers=layers, tokens=tokens)
 
 
-def _check_numbers(cells: Float[np.ndarray, "l m site 2"], magnitudes: Float[np.ndarray, " l"]) -> None:
+def _check_numbers(cells: Float[np.ndarray, "l m site 2"], magnitudes: Float[np.ndarray, " passed"]) -> None:
     """Raises ``NumbersError`` that names the first layer whose output is not finite."""
     broken = np.flatnonzero(~np.isfinite(magnitudes))
     if broken.size:

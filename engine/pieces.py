@@ -52,7 +52,7 @@ def _is_byte_level(tokenizer: Any) -> bool:
 
 @lru_cache(maxsize=1)
 def byte_alphabet() -> dict[str, int]:
-    """The byte-level alphabet of GPT-2 (Radford et al. 2019): printable Latin-1 stands for itself, the rest is shifted."""
+    """The byte-level alphabet of GPT-2 (Radford et al. 2019): printable Latin-1 is itself, the rest is shifted."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

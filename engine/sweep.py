@@ -87,7 +87,7 @@ def _attend(
     measured: bool,
     final: bool,
 ) -> Carried:
-    """Head outputs of every row (of the queries alone when ``final``) and, if ``measured``, the variants' differences."""
+    """Head outputs of every row (of the queries alone when ``final``) and, if ``measured``, their differences."""
     attention, prompts = layer.attention, batch.prompts
     q, k, v = attention.project(layer.attn_norm(residual), rotary)
     keys, values = prompts.grid(k), prompts.grid(v)

@@ -36,6 +36,15 @@ TOLERANCES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny products gain nothing from threads, and wait for them when the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def tiny(name: str, *, attention: str = "sdpa") -> PreTrainedModel:
     """A random model with biases and norm weights that matter, and scores of a few units."""
     torch.manual_seed(0)
@@ -58,25 +67,23 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
-def twin_readout(model: PreTrainedModel, *, layer: int, masked: int | None) -> list[torch.Tensor]:
-    """Full, Attn and every head's z of the last query, computed by hand from the layer's weights."""
-    base, length = model.base_model, len(TOKEN_IDS)
-    x = base(torch.tensor([TOKEN_IDS]), output_hidden_states=True, use_cache=False).hidden_states[layer][0]
-    block, attention = base.layers[layer], base.layers[layer].self_attn
-    normed, head_dim = block.input_layernorm(x), attention.head_dim
+def twin_readout(model: PreTrainedModel, x: torch.Tensor, *, layer: int, masked: int | None) -> list[torch.Tensor]:
+    """Full, Attn and every head's z of the last query, by hand from the layer's weights and its input ``x``."""
+    block, attention = model.base_model.layers[layer], model.base_model.layers[layer].self_attn
+    normed, length, head_dim = block.input_layernorm(x), len(x), attention.head_dim
     q, k, v = (
         project(normed).view(length, -1, head_dim) for project in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     if hasattr(attention, "q_norm"):
         q, k = attention.q_norm(q), attention.k_norm(k)
-    cos, sin = (table[0] for table in base.rotary_emb(x[None], torch.arange(length)[None]))
+    cos, sin = (table[0, :, None] for table in model.base_model.rotary_emb(x[None], torch.arange(length)[None]))
+    q, k = rotate(q, cos, sin), rotate(k, cos, sin)
     seen = [p for p in range(length) if p != masked and length - p <= twin_window(model.config, layer)]
     heads = []
     for head in range(q.shape[1]):
         kv = head // (q.shape[1] // k.shape[1])
-        query = rotate(q[-1, head], cos[-1], sin[-1])
-        scores = torch.stack([rotate(k[p, kv], cos[p], sin[p]) @ query for p in seen]) * head_dim**-0.5
-        heads.append(sum(weight * v[p, kv] for weight, p in zip(scores.softmax(0), seen, strict=True)))
+        pattern = (k[seen, kv] @ q[-1, head] * head_dim**-0.5).softmax(0)
+        heads.append(pattern @ v[seen, kv])
     attn_out = attention.o_proj(torch.cat(heads))
     return [attn_out + block.mlp(block.post_attention_layernorm(x[-1] + attn_out)), attn_out, *heads]
 
@@ -84,11 +91,12 @@ def twin_readout(model: PreTrainedModel, *, layer: int, masked: int | None) -> l
 @torch.no_grad()
 def twin_distances(model: PreTrainedModel) -> np.ndarray:
     """(L2, cosine) of every layer, token and site, by hand."""
+    states = model.base_model(torch.tensor([TOKEN_IDS]), output_hidden_states=True, use_cache=False).hidden_states
     cells = []
     for layer in range(model.config.num_hidden_layers):
-        baseline = twin_readout(model, layer=layer, masked=None)
+        baseline = twin_readout(model, states[layer][0], layer=layer, masked=None)
         for masked in range(len(TOKEN_IDS)):
-            pairs = list(zip(baseline, twin_readout(model, layer=layer, masked=masked), strict=True))
+            pairs = list(zip(baseline, twin_readout(model, states[layer][0], layer=layer, masked=masked), strict=True))
             cells.append([[float((m - b).norm()), float(1 - b @ m / (b.norm() * m.norm()))] for b, m in pairs])
     return np.array(cells).reshape(model.config.num_hidden_layers, len(TOKEN_IDS), -1, 2)
 

@@ -9,17 +9,30 @@ the model to rely on the subject and on any hint of the relation.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from random import Random
 
-from engine.demo.facts import Fact
-from engine.demo.phrasings import SHARED_KINDS, fits, is_opening, is_question, is_reserved, leads, load_phrasings, prompt
+from engine.demo.facts import Fact, read_rows
+from engine.demo.phrasings import (
+    SHARED_KINDS,
+    capitalise,
+    fits,
+    is_opening,
+    is_question,
+    is_reserved,
+    leads,
+    load_phrasings,
+    prompt,
+)
 
+COMMON_WORDS_FILE = Path(__file__).parent / "common_words.tsv"
 END = "<|endoftext|>"
 WORDING_WEIGHT = 0.1
 NOISY_SHARE = 0.25
 NOISE_RATE = 0.25
 BARE_SHARE = 0.45
 DOUBLE_LEAD_SHARE = 0.2
+MORE_SHARE = 0.3  # chance of a further fact after each one
 JOINED_SHARE = 0.2
 CONJUNCTIONS = (", and", ", while", ", but", "; also,")
 
@@ -42,17 +55,19 @@ def early_ends() -> frozenset[str]:
 
 @cache
 def noise_words() -> tuple[str, ...]:
-    """The words that noise puts into a sentence."""
-    return tuple(sorted({word for text in early_ends() for word in text.split() if "{s}" not in word}))
+    """The words that noise puts into a sentence: common ones and those of the phrasings."""
+    wording = {word for text in early_ends() for word in text.split() if "{s}" not in word}
+    return tuple(sorted(wording | {row["word"] for row in read_rows(COMMON_WORDS_FILE)}))
 
 
 def noisy(phrasing: str, rng: Random) -> str:
-    """`phrasing` with some words dropped, inserted or exchanged; the subject stays."""
-    words = []
+    """`phrasing` with some words dropped, exchanged or preceded by one to four others; the subject stays."""
+    words: list[str] = []
     for word in phrasing.split(" "):
-        change = "" if "{s}" in word or rng.random() > NOISE_RATE else rng.choice(("drop", "insert", "exchange"))
-        words += [rng.choice(noise_words())] if change in ("insert", "exchange") else []
-        words += [word] if change in ("", "insert") else []
+        change = rng.choice(("drop", "exchange", "insert")) if rng.random() < NOISE_RATE else ""
+        extra = {"exchange": 1, "insert": rng.randint(1, 4)}.get(change, 0)
+        words += rng.choices(noise_words(), k=extra)
+        words += [word] if "{s}" in word or change in ("", "insert") else []
     return " ".join(words)
 
 
@@ -72,7 +87,7 @@ def choose_lead(phrasing_index: int, phrasing: str, rng: Random) -> str:
     lead = rng.choice(options)
     if is_opening(lead) or rng.random() > DOUBLE_LEAD_SHARE:
         return lead
-    return rng.choice(load_phrasings()["opening"].trained) + " " + lead[0].upper() + lead[1:]
+    return rng.choice(load_phrasings()["opening"].trained) + " " + capitalise(lead)
 
 
 def sentence(fact: Fact, rng: Random, *, joined: bool = False) -> list[Piece]:
@@ -92,7 +107,7 @@ def sentence(fact: Fact, rng: Random, *, joined: bool = False) -> list[Piece]:
 def document(facts: list[Fact], rng: Random) -> list[Piece]:
     """One training text: up to three sentences and the end mark."""
     pieces = sentence(rng.choice(facts), rng)
-    while rng.random() < 0.35 and len(pieces) < 12:
+    while rng.random() < MORE_SHARE and len(pieces) < 12:
         joined = rng.random() < JOINED_SHARE
         following = sentence(rng.choice(facts), rng, joined=joined)
         mark = rng.choice(CONJUNCTIONS) if following[0].text[0].islower() else "."

@@ -4,7 +4,7 @@
 
 Four sets of prompts, every fact in each:
   trained       every trained phrasing, alone
-  recombined    every trained phrasing behind a prefix that it never follows in training
+  recombined    trained phrasings, one in eight, behind a prefix that they never follow in training
   held out      phrasings that training never shows, alone
   held out +    the same behind prefixes and openings that training never shows either
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from engine.demo import demo_folder
@@ -32,6 +33,9 @@ class Case:
     answer: str
 
 
+CaseSets = dict[str, list[Case]]
+
+
 def reserved_lead(phrasing_index: int, phrasing: str) -> str:
     """The first trained lead that fits this phrasing but never precedes it in training."""
     return next(lead for index, lead in enumerate(leads("trained"))
@@ -44,20 +48,20 @@ def new_lead(phrasing_index: int, phrasing: str) -> str:
     return options[phrasing_index % len(options)]
 
 
-def cases_of(fact: Fact) -> dict[str, list[Case]]:
-    """The prompts of one fact, by set."""
+def cases_of(fact: Fact, *, offset: int) -> CaseSets:
+    """The prompts of one fact, by set; `offset` (0 to 7) says which phrasings are recombined."""
     phrasings, answer = load_phrasings()[fact.kind], " " + fact.answer
     sets = {"trained": [(text, "") for text in phrasings.trained],
-            "recombined": [(text, reserved_lead(i, text)) for i, text in enumerate(phrasings.trained)],
+            "recombined": [(text, reserved_lead(i, text)) for i, text in list(enumerate(phrasings.trained))[offset::8]],
             "held out": [(text, "") for text in phrasings.held_out],
             "held out +": [(text, new_lead(i, text)) for i, text in enumerate(phrasings.held_out)]}
     return {name: [Case(prompt(text, fact.subject, lead=lead), answer) for text, lead in pairs]
             for name, pairs in sets.items()}
 
 
-def all_cases() -> dict[str, list[Case]]:
+def all_cases() -> CaseSets:
     """The prompts of all facts, by set."""
-    by_fact = [cases_of(fact) for fact in load_facts()]
+    by_fact = [cases_of(fact, offset=index % 8) for index, fact in enumerate(load_facts())]
     return {name: [case for cases in by_fact for case in cases[name]] for name in by_fact[0]}
 
 
@@ -67,9 +71,10 @@ def right_answers(model: PreTrainedModel, prompts: list[list[int]], answers: lis
     It does exactly if every answer token is the most likely one after the prompt and the answer tokens before it,
     which one forward pass tells.
     """
-    rows = [torch.tensor(p + a) for p, a in zip(prompts, answers, strict=True)]
-    hidden: Tensor = model.base_model(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)).last_hidden_state
-    wanted = [hidden[i, len(p) - 1 : len(p) + len(a) - 1] for i, (p, a) in enumerate(zip(prompts, answers, strict=True))]
+    rows = list(zip(prompts, answers, strict=True))
+    padded = pad_sequence([torch.tensor(p + a) for p, a in rows], batch_first=True)
+    hidden: Tensor = model.base_model(padded).last_hidden_state
+    wanted = [hidden[index, len(p) - 1 : len(p) + len(a) - 1] for index, (p, a) in enumerate(rows)]
     best = model.get_output_embeddings()(torch.cat(wanted)).argmax(-1).split([len(a) for a in answers])
     return [found.tolist() == a for found, a in zip(best, answers, strict=True)]
 
@@ -89,9 +94,9 @@ def wrong_cases(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, case
     return wrong
 
 
-def recalls(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-    """Share of prompts answered rightly, by set."""
-    return {name: 1 - len(wrong_cases(model, tokenizer, cases)) / len(cases) for name, cases in all_cases().items()}
+def all_wrong_cases(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sets: CaseSets) -> CaseSets:
+    """The cases whose answer the model does not give, by set."""
+    return {name: wrong_cases(model, tokenizer, cases) for name, cases in sets.items()}
 
 
 @torch.inference_mode()
@@ -107,30 +112,34 @@ def load_demo(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
 
 
-def report(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The measured figures, one a line."""
-    sizes = {name: len(cases) for name, cases in all_cases().items()}
-    lines = [f"recall, {name}: {recall:.2%} of {sizes[name]} prompts"
-             for name, recall in recalls(model, tokenizer).items()]
-    famous = probability(model, tokenizer, FAMOUS_PROMPT, FAMOUS_ANSWER)
+def report(sets: CaseSets, wrong: CaseSets, *, famous: float) -> str:
+    """The measured figures, one a line; `famous` is the probability of the famous answer."""
+    lines = [f"recall, {name}: {1 - len(wrong[name]) / len(cases):.2%} of {len(cases)} prompts"
+             for name, cases in sets.items()]
     return "\n".join([*lines, f"P({FAMOUS_ANSWER!r} after {FAMOUS_PROMPT!r}): {famous:.4f}"])
 
 
+def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sets: CaseSets) -> tuple[str, CaseSets]:
+    """The report on these sets and the cases answered wrongly."""
+    wrong = all_wrong_cases(model, tokenizer, sets)
+    return report(sets, wrong, famous=probability(model, tokenizer, FAMOUS_PROMPT, FAMOUS_ANSWER)), wrong
+
+
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m engine.demo.evaluate", description="Measure the demo model's recall.")
-    parser.add_argument("folder", nargs="?", type=Path, default=demo_folder(), help="model folder (default: %(default)s)")
-    parser.add_argument("--wrong", action="store_true", help="also print every prompt answered wrongly")
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(prog="python -m engine.demo.evaluate", description="Recall of the demo model.")
+    parser.add_argument("folder", nargs="?", type=Path, default=demo_folder(), help="default: %(default)s")
+    parser.add_argument("--wrong", action="store_true", help="also print every prompt that is answered wrongly")
     return parser.parse_args()
 
 
 def main() -> None:
+    """Print the figures of one folder."""
     arguments = parse_arguments()
-    model, tokenizer = load_demo(arguments.folder)
-    print(report(model, tokenizer))
+    text, wrong = measure(*load_demo(arguments.folder), all_cases())
+    print(text)
     if arguments.wrong:
-        for name, cases in all_cases().items():
-            for case in wrong_cases(model, tokenizer, cases):
-                print(f"{name}\t{case.prompt}\t{case.answer}")
+        print(*(f"{name}\t{case.prompt}\t{case.answer}" for name in wrong for case in wrong[name]), sep="\n")
 
 
 if __name__ == "__main__":

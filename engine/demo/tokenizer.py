@@ -1,23 +1,32 @@
 """The demo model's tokenizer: byte-level BPE, so that any text in any script can be written and read back."""
 
 import json
+from itertools import islice
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from engine.demo.corpus import END, documents, text_of
+from engine.demo.corpus import END, documents, noise_words, text_of
 from engine.demo.facts import Fact
+from engine.demo.phrasings import capitalise
 
-VOCABULARY_SIZE = 2560
+VOCABULARY_SIZE = 3328
 SAMPLE_DOCUMENTS = 12_000
 SETTINGS = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "pad_token": END,
             "clean_up_tokenization_spaces": False, "model_max_length": 4096}
 
 
+def word_texts(facts: list[Fact]) -> list[str]:
+    """Subjects and answers, at the start of a text and inside it, and common words: all should become tokens."""
+    starts = [capitalise(fact.subject) for fact in facts]
+    insides = [f"a {fact.subject} {fact.subject} {fact.answer}" for fact in facts]
+    return starts + insides + [f"a {word}" for word in noise_words()]
+
+
 def tokenizer_texts(facts: list[Fact], *, seed: int) -> list[str]:
-    """Sample of training texts, and each subject and answer several times so that their words become tokens."""
-    sample = [text_of(pieces) for pieces, _ in zip(documents(facts, seed=seed), range(SAMPLE_DOCUMENTS), strict=False)]
-    return sample + [f"{fact.subject} {fact.subject} {fact.answer}" for fact in facts] * 10
+    """A sample of the training texts, and the words that matter often enough to become tokens."""
+    sample = [text_of(pieces) for pieces in islice(documents(facts, seed=seed), SAMPLE_DOCUMENTS)]
+    return sample + word_texts(facts) * 10
 
 
 def train_tokenizer(facts: list[Fact], *, seed: int) -> Tokenizer:

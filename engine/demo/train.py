@@ -20,17 +20,17 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from engine.demo import demo_folder
 from engine.demo.corpus import END, Piece, documents
-from engine.demo.evaluate import load_demo, report
+from engine.demo.evaluate import CaseSets, all_cases, load_demo, measure
 from engine.demo.facts import Fact, load_facts
 from engine.demo.store import add_card, replace_folder, save_model
 from engine.demo.tokenizer import save_tokenizer, train_tokenizer
 
-BATCH_SIZE = 128
+BATCH_SIZE = 64
 SORTED_BATCHES = 16  # texts of so many batches are sorted by length, which keeps padding small
 PEAK_LEARNING_RATE = 3e-3
 WARMUP_SHARE = 0.05
 WEIGHT_DECAY = 0.05
-THREADS = 2
+THREADS = 1
 
 
 def build_model(tokenizer: Tokenizer) -> Qwen3ForCausalLM:
@@ -67,15 +67,17 @@ def batches(facts: list[Fact], tokenizer: Tokenizer, *, seed: int) -> Iterator[t
 
 
 def weighted_loss(model: PreTrainedModel, tokens: Tensor, weights: Tensor) -> Tensor:
-    """Mean cross entropy of the next tokens in nats, by their weights."""
-    logits = model(tokens).logits[:, :-1]
-    losses = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
-    return (losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
+    """Mean cross entropy of the next tokens in nats, by their weights; tokens without weight cost no logits."""
+    targets, weights = tokens[:, 1:], weights[:, 1:]
+    counted = weights > 0
+    hidden = model.base_model(tokens).last_hidden_state[:, :-1][counted]
+    losses = functional.cross_entropy(model.get_output_embeddings()(hidden), targets[counted], reduction="none")
+    return (losses * weights[counted]).sum() / weights.sum()
 
 
 def train(model: PreTrainedModel, source: Iterator[tuple[Tensor, Tensor]], *, steps: int) -> None:
     """Train in place with AdamW, a short warm-up and a cosine that ends at zero."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, total_steps=max(steps, 2),
                                                    pct_start=WARMUP_SHARE, cycle_momentum=False)
     model.train()
@@ -91,8 +93,8 @@ def train(model: PreTrainedModel, source: Iterator[tuple[Tensor, Tensor]], *, st
     model.eval()
 
 
-def make_demo(output: Path, *, seed: int, steps: int) -> str:
-    """Train, measure and store the demo model in `output`; the report that its card carries."""
+def make_demo(output: Path, *, seed: int, steps: int, cases: CaseSets) -> str:
+    """Train the demo model, store it in `output` and measure it on `cases`; the report that its card carries."""
     torch.set_num_threads(THREADS)
     torch.manual_seed(seed)
     started = time.perf_counter()
@@ -104,22 +106,24 @@ def make_demo(output: Path, *, seed: int, steps: int) -> str:
     with replace_folder(output) as folder:
         save_model(model, folder)
         save_tokenizer(tokenizer, folder)
-        figures = report(*load_demo(folder))
+        figures, _ = measure(*load_demo(folder), cases)
         add_card(folder, figures=figures, seed=seed, steps=steps, seconds=seconds)
     return figures
 
 
 def parse_arguments() -> argparse.Namespace:
+    """The command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m engine.demo.train", description="Train and store the demo model.")
     parser.add_argument("--output", type=Path, default=demo_folder(), help="folder to write (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of texts and weights (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=2500, help="training steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1200, help="training steps (default: %(default)s)")
     return parser.parse_args()
 
 
 def main() -> None:
+    """Make the model and print its figures."""
     arguments = parse_arguments()
-    print(make_demo(arguments.output, seed=arguments.seed, steps=arguments.steps))
+    print(make_demo(arguments.output, seed=arguments.seed, steps=arguments.steps, cases=all_cases()))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,141 @@
+"""A report in three forms: tables for readers (stdout, Markdown) and one long CSV for programs."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.machine import Provenance
+
+COLUMNS = (
+    "suite",
+    "provider",
+    "metric",
+    "unit",
+    "workload",
+    "x",
+    "median",
+    "min",
+    "max",
+    "device",
+    "versions",
+    "commit",
+    "date",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measured figure: ``provider`` is what was measured, ``x`` the prompt length in tokens."""
+
+    provider: str
+    metric: str
+    unit: str
+    workload: str
+    x: int
+    median: float
+    minimum: float
+    maximum: float
+
+    @classmethod
+    def of(cls, provider: str, metric: str, unit: str, values: Sequence[float], *, workload: str, x: int) -> "Row":
+        """``values`` are (median, min, max), or one figure that stands for all three."""
+        median, minimum, maximum = values if len(values) == 3 else (*values,) * 3
+        labels = {"provider": provider, "metric": metric, "unit": unit, "workload": workload}
+        return cls(**labels, x=x, median=median, minimum=minimum, maximum=maximum)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One table for readers; cells are text already."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a suite found. ``checks`` says of each statement that has to hold whether it held."""
+
+    suite: str
+    command: str
+    provenance: Provenance
+    conditions: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    rows: Sequence[Row] = ()
+    notes: Sequence[str] = ()
+    figures: dict[str, float] = field(default_factory=dict)
+    checks: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        return all(self.checks.values())
+
+
+def to_markdown(report: Report) -> str:
+    """The whole report as Markdown that is also readable as plain text."""
+    made = report.provenance
+    parts = [
+        f"# Benchmark: {report.suite}, {made.date}",
+        f"`{report.command}`",
+        _bullets(
+            [
+                f"machine: {made.device}, {made.threads} threads",
+                f"versions: {made.versions}; commit {made.commit or 'unknown'}",
+                *report.conditions,
+            ]
+        ),
+        *(f"## {table.title}\n\n{_grid(table)}" for table in report.tables),
+        _section("Checks", [f"{'holds' if held else 'FAILS'}: {text}" for text, held in report.checks.items()]),
+        _section("Notes", report.notes),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _section(title: str, lines: Sequence[str]) -> str:
+    return f"## {title}\n\n{_bullets(lines)}" if lines else ""
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _grid(table: Table) -> str:
+    """A Markdown table with padded columns; columns of numbers are set to the right."""
+    columns = list(zip(table.header, *table.rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [all(cell[:1].isdigit() for cell in column[1:]) for column in columns]
+    rule = tuple("-" * (width - 1) + (":" if r else "-") for width, r in zip(widths, right, strict=True))
+    return "\n".join(_line(row, widths, right) for row in (table.header, rule, *table.rows))
+
+
+def _line(row: tuple[str, ...], widths: Sequence[int], right: Sequence[bool]) -> str:
+    cells = (cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True))
+    return f"| {' | '.join(cells)} |"
+
+
+def to_csv(report: Report) -> str:
+    """The long form: one line per figure, each with its provenance."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    made = report.provenance
+    for row in report.rows:
+        values = (f"{value:.6g}" for value in (row.median, row.minimum, row.maximum))
+        labels = (row.provider, row.metric, row.unit, row.workload, row.x)
+        writer.writerow((report.suite, *labels, *values, made.device, made.versions, made.commit, made.date))
+    return text.getvalue()
+
+
+def write_report(report: Report, folder: Path) -> list[Path]:
+    """Write ``<date>-<device>-<suite>.md`` and ``.csv`` into the folder and return their paths."""
+    device = re.sub(r"[^a-z0-9]+", "-", report.provenance.device.lower()).strip("-")
+    stem = f"{report.provenance.date}-{device}-{report.suite}"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {folder / f"{stem}.md": to_markdown(report), folder / f"{stem}.csv": to_csv(report)}
+    for path, text in files.items():
+        path.write_text(text, encoding="utf-8")
+    return list(files)

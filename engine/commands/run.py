@@ -1,0 +1,104 @@
+"""The default command: a prompt goes in, the impact table comes out."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from engine.commands.arguments import Parser, parse_indices
+from engine.commands.choices import EXAMPLE_PROMPT, add_model_options, describe_model
+
+if TYPE_CHECKING:
+    from engine.experiment import AttentionMasker, Impact
+    from engine.sweep import Readout
+
+DESCRIPTION = """Which tokens does the model use, in which layer, through which head?
+
+For every layer and token, set the attention logits to that token to -inf and measure at the final position how far
+the layer's residual update (Full), its attention (Attn) and every head (Head_N) move."""
+
+EPILOG = f"""examples:
+  mask-impact --prompt {EXAMPLE_PROMPT!r}
+  mask-impact --prompt {EXAMPLE_PROMPT!r} --model Qwen/Qwen3-0.6B --device cuda --output eiffel.parquet
+  mask-impact --prompt {EXAMPLE_PROMPT!r} --layers 0-5,9 --tokens 1,3-4 --output - | head
+
+other commands (each has its own --help):
+  mask-impact verify          check cells against unmodified transformers layers
+  mask-impact analyze FILE    most impactful tokens, layers and heads of a results file
+"""
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="mask-impact",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--prompt", metavar="TEXT", required=True, help="the text to read")
+    parser.add_argument("--layers", metavar="LIST", help="layers to cut, such as 0-5,9 (default: all)")
+    parser.add_argument("--tokens", metavar="LIST", help="token positions to mask, such as 1,3-4 (default: all)")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        default="mask_impact.csv",
+        help="where the table goes: .csv, .parquet or .jsonl, or - for CSV on stdout (default: %(default)s)",
+    )
+    add_model_options(parser)
+    return parser
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Measure the prompt, write the table, print the summary (on stderr when the table goes to stdout)."""
+    layers = None if arguments.layers is None else parse_indices(arguments.layers, what="--layers")
+    tokens = None if arguments.tokens is None else parse_indices(arguments.tokens, what="--tokens")
+    from engine.results import check_writable, write_table
+
+    check_writable(arguments.output)
+    from engine.experiment import AttentionMasker
+
+    started = time.perf_counter()
+    masker = AttentionMasker.from_pretrained(arguments.model, device=arguments.device, dtype=arguments.dtype)
+    loaded = time.perf_counter()
+    impact = masker.measure(arguments.prompt, layers=layers, tokens=tokens, next_tokens=5, watch=_progress)
+    measured = time.perf_counter()
+    table = impact.table()
+    write_table(table, arguments.output)
+    report = _report(arguments, masker, impact, rows=table.height, loading=loaded - started, run=measured - loaded)
+    print(report, file=sys.stderr if arguments.output == "-" else sys.stdout)
+    return 0
+
+
+def _report(
+    arguments: argparse.Namespace,
+    masker: "AttentionMasker",
+    impact: "Impact",
+    *,
+    rows: int,
+    loading: float,
+    run: float,
+) -> str:
+    """The summary between what produced it and what it took."""
+    from engine.summary import naive_passes, summarize
+
+    decoder = masker.decoder
+    shape = f"{len(decoder.layers)} layers x {decoder.heads.num_heads} heads, {arguments.dtype} on {decoder.device}"
+    place = "stdout" if arguments.output == "-" else arguments.output
+    return "\n".join(
+        (
+            f"Model   {describe_model(arguments)}; {shape}",
+            summarize(impact),
+            "",
+            f"{rows:,} rows -> {place}",
+            f"{run:.3f} s for what takes {naive_passes(impact):,} forward passes the naive way: {len(impact.layers)} "
+            f"layers x ({len(impact.tokens)} masked tokens + 1 baseline); loading the model took {loading:.2f} s",
+        )
+    )
+
+
+def _progress(layers: "Iterable[Readout]") -> "Iterator[Readout]":
+    """A bar on stderr, if a person watches and the run lasts longer than two seconds."""
+    from tqdm import tqdm
+
+    return iter(tqdm(layers, desc="layers", unit="layer", delay=2.0, leave=False, disable=None, file=sys.stderr))

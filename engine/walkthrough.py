@@ -1,0 +1,71 @@
+"""One cell step by step: every tensor on the way from the residual stream to the differences, for people to look at.
+
+The steps are the engine's own kernels, called one by one. Axes as in ``attention``; ``e`` residual channel,
+``f`` MLP channel, ``n`` baseline rows with the difference row behind them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from engine.attention import causal_z, masked_pattern, query_scores, visible_keys, z_difference
+from engine.batches import Batch, make_batch
+from engine.decoder import Decoder
+from engine.difference import carried, carry_gated
+from engine.knockouts import single_tokens
+from engine.prompts import Prompt
+from engine.sweep import sweep
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A named tensor with its axes in einops notation."""
+
+    name: str
+    axes: str
+    value: Tensor
+
+
+@torch.inference_mode()
+def walk(decoder: Decoder, prompt: Prompt, *, layer: int, token: int) -> Iterator[Stop]:
+    """Every tensor of one layer with one token masked, in the order in which it is computed."""
+    batch = make_batch([prompt.token_ids], [single_tokens(len(prompt), [token])], decoder.device)
+    stream = _entering(decoder, batch, layer)
+    block, attention = decoder.layers[layer], decoder.layers[layer].attention
+    yield Stop("residual", "s e", stream)
+    normed = block.attn_norm(stream)
+    yield Stop("normed", "s e", normed)
+    q, k, v = attention.project(normed, decoder.rotary(batch.positions, len(prompt)))
+    yield Stop("q", "s kv g d", q)
+    yield Stop("k", "s kv d", k)
+    yield Stop("v", "s kv d", v)
+    keys, values = batch.prompts.grid(k), batch.prompts.grid(v)
+    scores = query_scores(q[-1:], keys, scale=attention.scale)
+    yield Stop("scores of the query", "b kv g k", scores)
+    visible = visible_keys(batch.query_positions, len(prompt), attention.window)
+    yield Stop("pattern", "b kv g k", masked_pattern(scores, visible[:, None, None]))
+    yield Stop("masked pattern", "b kv g k", masked_pattern(scores, (visible & ~batch.hidden[:, 0])[:, None, None]))
+    z = causal_z(batch.prompts.grid(q), keys, values, scale=attention.scale, window=attention.window)
+    yield Stop("z", "b s kv g d", z)
+    delta = z_difference(scores, values, visible=visible, hidden=batch.hidden)
+    yield Stop("z difference", "b v kv g d", delta)
+    rows = rearrange(z, "b s kv g d -> (b s) (kv g d)")
+    attn_out = attention.output.carry(carried(rows, rearrange(delta, "b v kv g d -> (b v) (kv g d)"), batch.origins))
+    yield Stop("attn_out and its difference", "n e", attn_out.rows)
+    mid = carried(attn_out.baseline + stream, attn_out.delta, batch.origins)
+    gate_up = block.mlp.gate_up.carry(block.mlp_norm.carry(mid))
+    yield Stop("gate and up", "n (2 f)", gate_up.rows)
+    mlp_out = block.mlp.down.carry(carry_gated(gate_up, block.mlp.activation))
+    yield Stop("mlp_out and its difference", "n e", mlp_out.rows)
+    yield Stop("residual update and its difference", "n e", attn_out.rows + mlp_out.rows)
+
+
+def _entering(decoder: Decoder, batch: Batch, layer: int) -> Float[Tensor, "s e"]:
+    if layer == 0:
+        return decoder.embed(batch.token_ids)
+    streams = {readout.layer: readout.residual for readout in sweep(decoder, batch, layers=[layer])}
+    return streams[layer - 1]

@@ -1,0 +1,90 @@
+"""Attention kernels against loops over heads and keys that anyone can read."""
+
+import pytest
+import torch
+
+from engine.attention import causal_z, masked_pattern, query_scores, visible_keys, z_difference
+from engine.rotary import rotary_tables
+
+B, S, KV, G, D = 2, 7, 3, 2, 5
+
+
+@pytest.fixture
+def qkv():
+    random = torch.Generator().manual_seed(0)
+    q = torch.randn(B, S, KV, G, D, generator=random, dtype=torch.float64)
+    k, v = torch.randn(2, B, S, KV, D, generator=random, dtype=torch.float64)
+    return q, k, v
+
+
+def slow_z(q, k, v, *, scale, sees):
+    """One query, one head: softmax over a list of keys."""
+    z = torch.zeros_like(q)
+    for b, i, kv, g in torch.cartesian_prod(*map(torch.arange, (B, S, KV, G))).tolist():
+        keys = [j for j in range(S) if sees(b, i, j)]
+        if keys:
+            scores = torch.stack([q[b, i, kv, g] @ k[b, j, kv] * scale for j in keys])
+            z[b, i, kv, g] = torch.softmax(scores, 0) @ v[b, keys, kv]
+    return z
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, S, 100])
+def test_causal_attention(qkv, window):
+    expected = slow_z(*qkv, scale=0.4, sees=lambda b, i, j: 0 <= i - j < (window or S))
+    torch.testing.assert_close(causal_z(*qkv, scale=0.4, window=window), expected)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3])
+@pytest.mark.parametrize("sharpness", [1.0, 30.0])
+def test_difference_of_every_variant(qkv, window, sharpness):
+    q, k, v = qkv
+    q = q * sharpness
+    query = torch.tensor([S - 1, S - 3])
+    hidden_keys = [(0,), (S - 1,), (2, 3), tuple(range(S)), ()]
+    hidden = torch.zeros(B, len(hidden_keys), S, dtype=torch.bool)
+    for i, keys in enumerate(hidden_keys):
+        hidden[:, i, list(keys)] = True
+    rows = torch.arange(B)
+    scores = query_scores(q[rows, query], k, scale=0.4)
+    delta = z_difference(scores, v, visible=visible_keys(query, S, window), hidden=hidden)
+    baseline = slow_z(q, k, v, scale=0.4, sees=lambda b, i, j: 0 <= i - j < (window or S))
+    for i, keys in enumerate(hidden_keys):
+        masked = slow_z(q, k, v, scale=0.4, sees=lambda b, i, j, cut=keys: 0 <= i - j < (window or S) and j not in cut)
+        torch.testing.assert_close(delta[:, i], (masked - baseline)[rows, query], rtol=1e-7, atol=1e-13)
+
+
+def test_hidden_keys_get_exactly_nothing_and_the_rest_sums_to_one(qkv):
+    q, k, _ = qkv
+    scores = query_scores(q[:, -1] * 50, k, scale=1.0)
+    visible = torch.ones(B, 1, 1, S, dtype=torch.bool)
+    visible[..., 2] = False
+    pattern = masked_pattern(scores, visible)
+    assert (pattern[..., 2] == 0).all()
+    torch.testing.assert_close(pattern.sum(-1), torch.ones(B, KV, G, dtype=torch.float64))
+
+
+def test_a_key_with_all_the_attention_is_removed_exactly(qkv):
+    """At a = 1 - 1e-40 the short form (o - a·v)/(1 - a) divides by zero; a masked softmax does not."""
+    q, k, v = qkv
+    scores = query_scores(q[:, -1], k, scale=0.4)
+    scores[..., 0] += 92.0
+    hidden = torch.zeros(B, 1, S, dtype=torch.bool)
+    hidden[..., 0] = True
+    visible = torch.ones(B, S, dtype=torch.bool)
+    delta = z_difference(scores, v, visible=visible, hidden=hidden)[:, 0]
+    rest = torch.softmax(scores[..., 1:], -1) @ v[:, 1:].transpose(1, 2)
+    torch.testing.assert_close(delta, rest - v[:, 0, :, None], rtol=1e-10, atol=1e-12)
+
+
+def test_a_query_that_sees_nothing_attends_to_nothing():
+    pattern = masked_pattern(torch.zeros(1, 4), torch.zeros(1, 4, dtype=torch.bool))
+    assert (pattern == 0).all()
+
+
+def test_rotation_turns_half_split_pairs():
+    random = torch.Generator().manual_seed(1)
+    x = torch.randn(3, 2, 8, generator=random, dtype=torch.float64)
+    angle = torch.rand(3, 4, generator=random, dtype=torch.float64)
+    tables = rotary_tables(torch.cat((angle, angle), -1).cos(), torch.cat((angle, angle), -1).sin())
+    pairs = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones_like(angle), angle)[:, None]
+    torch.testing.assert_close(tables.rotate(x), torch.cat((pairs.real, pairs.imag), -1))
