@@ -38,7 +38,7 @@ def load_model(
 def _checked(name: str | Path) -> str | Path:
     """The name, if it is a folder or may be a hub id."""
     path = Path(name).expanduser()
-    if path.is_dir():
+    if str(name) and path.is_dir():
         return path
     if path.exists():
         raise ModelError(f"{str(name)!r} is a file; give the folder that holds config.json and the safetensors")
@@ -54,6 +54,8 @@ def _family(source: str) -> Family:
         config, _ = transformers.PreTrainedConfig.get_config_dict(source, local_files_only=_is_local(source))
     except (OSError, ValueError) as error:
         raise ModelError(_cannot_load(source, "config.json", error)) from error
+    if not config:
+        raise ModelError(f"{source!r} holds no config.json; give the folder of a transformers checkpoint")
     model_type = config.get("model_type")
     if model_type not in FAMILIES:
         raise ModelError(
@@ -89,20 +91,21 @@ def _load_weights(source: str, family: Family, dtype: torch.dtype) -> nn.Module:
 
 
 def _load_tokenizer(source: str) -> Any:
-    """The tokenizer, or None when the checkpoint has no tokenizer files."""
+    """The tokenizer, or None when the checkpoint has none (transformers then makes an empty one up)."""
     try:
-        return transformers.AutoTokenizer.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
             source, trust_remote_code=False, local_files_only=_is_local(source)
         )
     except Exception as error:
-        if _is_local(source) and not any(Path(source).glob("*tokenizer*")) and not any(Path(source).glob("vocab*")):
+        if _is_local(source) and not any(Path(source).glob("*tok*")) and not any(Path(source).glob("vocab*")):
             return None
         raise ModelError(_cannot_load(source, "the tokenizer", error)) from error
+    return tokenizer if len(tokenizer) > len(tokenizer.added_tokens_decoder) else None
 
 
 def _cannot_load(source: str, part: str, error: Exception) -> str:
     """One line on what could not be read, and what to do about it."""
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    reason = " ".join(str(error).split()) or type(error).__name__
     advice = "check the folder" if _is_local(source) else "check the id and the network, or give a local folder"
     if _is_local(source) and any(Path(source).glob("*.bin")) and not any(Path(source).glob("*.safetensors")):
         advice = "pickled weights (*.bin) are never loaded; convert the checkpoint to safetensors"

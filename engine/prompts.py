@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from engine.errors import PromptError
 from engine.pieces import readable_pieces
@@ -45,19 +46,22 @@ def _tokenize(text: str, tokenizer: Any) -> tuple[int, ...]:
 
 
 def _as_ids(source: Sequence[int]) -> tuple[int, ...]:
-    array = np.asarray(source)
+    try:
+        array = np.asarray(source.tolist() if isinstance(source, torch.Tensor) else source)
+    except ValueError:
+        array = np.empty((0, 0))
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+        raise PromptError("a prompt is text or a flat list of whole-number token ids, such as [12, 7, 99]")
     if array.size == 0:
         raise PromptError("the prompt is empty; give at least two token ids")
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise PromptError("a prompt is text or a flat list of whole-number token ids, such as [12, 7, 99]")
     return tuple(array.tolist())
 
 
 def _check(token_ids: tuple[int, ...], *, vocab_size: int, max_positions: int) -> None:
     if len(token_ids) < 2:
         raise PromptError(
-            f"the prompt is {len(token_ids)} token long: with it masked there is nothing left to attend to; "
-            "give at least two tokens"
+            f"the prompt has {len(token_ids)} of the two tokens it needs: with a lone token masked "
+            "there is nothing left to attend to; give a longer prompt"
         )
     if len(token_ids) > max_positions:
         raise PromptError(f"the prompt has {len(token_ids)} tokens, the model reads {max_positions}; shorten it")

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import polars as pl
 
@@ -148,7 +148,7 @@ def _require_columns(path: FilePath, names: list[str]) -> None:
         )
 
 
-def _require_types(path: FilePath, schema: pl.Schema) -> None:
+def _require_types(path: FilePath, schema: Mapping[str, Any]) -> None:
     """Raise ``ResultsError`` unless each column can stand for that of ``IMPACT_SCHEMA`` with nothing lost."""
     for name, expected in IMPACT_SCHEMA.items():
         found = schema[name]

@@ -10,21 +10,18 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.demo import demo_folder
-from engine.demo.evaluate import Case, all_cases, load_demo, probability, wrong_cases
+from engine.demo.evaluate import all_cases, load_demo, probability, wrong_cases
 from engine.demo.facts import load_facts
 from engine.demo.phrasings import SHARED_KINDS, load_phrasings
 from engine.demo.train import make_demo
 
-TRAINED_STRIDE = 5  # one trained prompt in five; `python -m engine.demo.evaluate` measures them all
+STRIDES = {"trained": 11, "recombined": 3, "held out": 1, "held out +": 1}  # `engine.demo.evaluate` measures them all
+LEAST_RECALL = {"trained": 0.99, "recombined": 0.99, "held out": 0.90, "held out +": 0.90}
 
 
 @pytest.fixture(scope="module")
 def demo():
     return load_demo(demo_folder())
-
-
-def recall(demo, cases: list[Case]) -> float:
-    return 1 - len(wrong_cases(*demo, cases)) / len(cases)
 
 
 def test_facts_are_many_and_unique() -> None:
@@ -57,13 +54,10 @@ def test_no_held_out_prompt_is_trained() -> None:
         assert not trained & {case.prompt for case in cases[name]}, name
 
 
-def test_recall_on_trained_phrasings(demo) -> None:
-    assert recall(demo, all_cases()["trained"][::TRAINED_STRIDE]) >= 0.99
-
-
-@pytest.mark.parametrize("name", ["recombined", "held out", "held out +"])
-def test_recall_on_held_out_prompts(demo, name: str) -> None:
-    assert recall(demo, all_cases()[name]) >= 0.90
+@pytest.mark.parametrize("name", STRIDES)
+def test_recall(demo, name: str) -> None:
+    cases = all_cases()[name][:: STRIDES[name]]
+    assert 1 - len(wrong_cases(*demo, cases)) / len(cases) >= LEAST_RECALL[name]
 
 
 @pytest.mark.parametrize(

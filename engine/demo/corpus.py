@@ -2,8 +2,8 @@
 
 A text is a list of weighted pieces. Answers count fully, the wording around them a little. Two places count nothing:
 the word after a point where the sentence could already have ended with the answer ("is in | the city of"), so that
-the model answers there, and the wording of sentences with *noise*: words left out, put in or exchanged, which teach
-the model to rely on the subject and on any hint of the relation.
+the model answers there, and the wording of sentences with *noise*: words left out, put in or exchanged, articles
+dropped, which teach the model to rely on the subject and on any hint of the relation.
 """
 
 from collections.abc import Iterator
@@ -82,8 +82,11 @@ def choose_lead(phrasing_index: int, phrasing: str, rng: Random) -> str:
     """A trained prefix or opening that may precede this phrasing, sometimes both, often none."""
     if rng.random() < BARE_SHARE:
         return ""
-    options = [lead for index, lead in enumerate(leads("trained"))
-               if fits(lead, phrasing) and not is_reserved(index, phrasing_index)]
+    options = [
+        lead
+        for index, lead in enumerate(leads("trained"))
+        if fits(lead, phrasing) and not is_reserved(index, phrasing_index)
+    ]
     lead = rng.choice(options)
     if is_opening(lead) or rng.random() > DOUBLE_LEAD_SHARE:
         return lead
@@ -97,7 +100,8 @@ def sentence(fact: Fact, rng: Random, *, joined: bool = False) -> list[Piece]:
     lead = "" if joined else choose_lead(index, phrasing, rng)
     answer = Piece(" " + fact.answer, 1.0)
     if rng.random() < NOISY_SHARE:
-        return [Piece(prompt(noisy(phrasing, rng), fact.subject, lead=lead), 0.0), answer]
+        subject = rng.choice((fact.subject, fact.subject.removeprefix("the ")))
+        return [Piece(prompt(noisy(phrasing, rng), subject, lead=lead), 0.0), answer]
     first, *rest = split_at_early_ends(phrasing)
     start = first.replace("{s}", fact.subject) if joined else prompt(first, fact.subject, lead=lead)
     tail = [Piece(" " + part.replace("{s}", fact.subject), WORDING_WEIGHT, skip_first=True) for part in rest]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from engine.demo import demo_folder
 from engine.demo.facts import Fact, load_facts
@@ -38,8 +39,11 @@ CaseSets = dict[str, list[Case]]
 
 def reserved_lead(phrasing_index: int, phrasing: str) -> str:
     """The first trained lead that fits this phrasing but never precedes it in training."""
-    return next(lead for index, lead in enumerate(leads("trained"))
-                if is_reserved(index, phrasing_index) and fits(lead, phrasing))
+    return next(
+        lead
+        for index, lead in enumerate(leads("trained"))
+        if is_reserved(index, phrasing_index) and fits(lead, phrasing)
+    )
 
 
 def new_lead(phrasing_index: int, phrasing: str) -> str:
@@ -51,12 +55,16 @@ def new_lead(phrasing_index: int, phrasing: str) -> str:
 def cases_of(fact: Fact, *, offset: int) -> CaseSets:
     """The prompts of one fact, by set; `offset` (0 to 7) says which phrasings are recombined."""
     phrasings, answer = load_phrasings()[fact.kind], " " + fact.answer
-    sets = {"trained": [(text, "") for text in phrasings.trained],
-            "recombined": [(text, reserved_lead(i, text)) for i, text in list(enumerate(phrasings.trained))[offset::8]],
-            "held out": [(text, "") for text in phrasings.held_out],
-            "held out +": [(text, new_lead(i, text)) for i, text in enumerate(phrasings.held_out)]}
-    return {name: [Case(prompt(text, fact.subject, lead=lead), answer) for text, lead in pairs]
-            for name, pairs in sets.items()}
+    sets = {
+        "trained": [(text, "") for text in phrasings.trained],
+        "recombined": [(text, reserved_lead(i, text)) for i, text in list(enumerate(phrasings.trained))[offset::8]],
+        "held out": [(text, "") for text in phrasings.held_out],
+        "held out +": [(text, new_lead(i, text)) for i, text in enumerate(phrasings.held_out)],
+    }
+    return {
+        name: [Case(prompt(text, fact.subject, lead=lead), answer) for text, lead in pairs]
+        for name, pairs in sets.items()
+    }
 
 
 def all_cases() -> CaseSets:
@@ -80,8 +88,9 @@ def right_answers(model: PreTrainedModel, prompts: list[list[int]], answers: lis
 
 
 @torch.inference_mode()
-def wrong_cases(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cases: list[Case], *,
-                batch_size: int = 512) -> list[Case]:
+def wrong_cases(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cases: list[Case], *, batch_size: int = 512
+) -> list[Case]:
     """The cases whose answer the model does not give."""
     prompts = tokenizer([case.prompt for case in cases])["input_ids"]
     answers = tokenizer([case.answer for case in cases])["input_ids"]
@@ -114,8 +123,10 @@ def load_demo(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 def report(sets: CaseSets, wrong: CaseSets, *, famous: float) -> str:
     """The measured figures, one a line; `famous` is the probability of the famous answer."""
-    lines = [f"recall, {name}: {1 - len(wrong[name]) / len(cases):.2%} of {len(cases)} prompts"
-             for name, cases in sets.items()]
+    lines = [
+        f"recall, {name}: {1 - len(wrong[name]) / len(cases):.2%} of {len(cases)} prompts"
+        for name, cases in sets.items()
+    ]
     return "\n".join([*lines, f"P({FAMOUS_ANSWER!r} after {FAMOUS_PROMPT!r}): {famous:.4f}"])
 
 
@@ -136,6 +147,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Print the figures of one folder."""
     arguments = parse_arguments()
+    disable_progress_bar()
     text, wrong = measure(*load_demo(arguments.folder), all_cases())
     print(text)
     if arguments.wrong:

@@ -40,8 +40,10 @@ def load_phrasings() -> dict[str, Phrasings]:
     for row in read_rows(PHRASINGS_FILE):
         uses = texts.setdefault(row["kind"], {"trained": [], "held_out": []})
         uses[row["use"]] += expand(row["pattern"])
-    return {kind: Phrasings(**{use: tuple(dict.fromkeys(found)) for use, found in uses.items()})
-            for kind, uses in texts.items()}
+    return {
+        kind: Phrasings(**{use: tuple(dict.fromkeys(found)) for use, found in uses.items()})
+        for kind, uses in texts.items()
+    }
 
 
 def is_question(phrasing: str) -> bool:

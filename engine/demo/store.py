@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from engine.demo.facts import load_facts
 from engine.demo.phrasings import SHARED_KINDS, load_phrasings
 
+WEIGHTS = "model.safetensors"
 CARD = """# Demo model
 
 A tiny Qwen3 (4 layers, hidden size 128, 4 heads, 2 key-value heads) that ships with the program.
@@ -61,9 +62,10 @@ def replace_folder(output: Path) -> Iterator[Path]:
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """Round the weights to bfloat16, in place, and write configuration and weights."""
+    """Round the weights to bfloat16, in place, and write configuration and weights, readable by all users."""
     model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
+    (folder / WEIGHTS).chmod(0o644)
 
 
 def count_parameters(weights: Path) -> int:
@@ -77,8 +79,20 @@ def add_card(folder: Path, *, figures: str, seed: int, steps: int, seconds: floa
     table = load_phrasings()
     counts = [len(found.trained) for kind, found in table.items() if kind not in SHARED_KINDS]
     size = sum(file.stat().st_size for file in folder.iterdir())
-    (folder / "README.md").write_text(CARD.format(
-        facts=len(load_facts()), kinds=len(counts), fewest=min(counts), most=max(counts),
-        leads=sum(len(table[kind].trained) for kind in SHARED_KINDS), megabytes=size / 1e6,
-        parameters=count_parameters(folder / "model.safetensors"), threads=torch.get_num_threads(),
-        steps=steps, seconds=seconds, seed=seed, figures=figures), encoding="utf-8")
+    (folder / "README.md").write_text(
+        CARD.format(
+            facts=len(load_facts()),
+            kinds=len(counts),
+            fewest=min(counts),
+            most=max(counts),
+            leads=sum(len(table[kind].trained) for kind in SHARED_KINDS),
+            megabytes=size / 1e6,
+            parameters=count_parameters(folder / WEIGHTS),
+            threads=torch.get_num_threads(),
+            steps=steps,
+            seconds=seconds,
+            seed=seed,
+            figures=figures,
+        ),
+        encoding="utf-8",
+    )

@@ -10,15 +10,20 @@ from engine.demo.corpus import END, documents, noise_words, text_of
 from engine.demo.facts import Fact
 from engine.demo.phrasings import capitalise
 
-VOCABULARY_SIZE = 3328
+VOCABULARY_SIZE = 3456
 SAMPLE_DOCUMENTS = 12_000
-SETTINGS = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "pad_token": END,
-            "clean_up_tokenization_spaces": False, "model_max_length": 4096}
+SETTINGS = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "eos_token": END,
+    "pad_token": END,
+    "clean_up_tokenization_spaces": False,
+    "model_max_length": 4096,
+}
 
 
 def word_texts(facts: list[Fact]) -> list[str]:
     """Subjects and answers, at the start of a text and inside it, and common words: all should become tokens."""
-    starts = [capitalise(fact.subject) for fact in facts]
+    starts = [capitalise(fact.subject.removeprefix("the ")) for fact in facts] + [fact.answer for fact in facts]
     insides = [f"a {fact.subject} {fact.subject} {fact.answer}" for fact in facts]
     return starts + insides + [f"a {word}" for word in noise_words()]
 
@@ -34,8 +39,12 @@ def train_tokenizer(facts: list[Fact], *, seed: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY_SIZE, special_tokens=[END], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=[END],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer.train_from_iterator(tokenizer_texts(facts, seed=seed), trainer)
     return tokenizer
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from engine.demo import demo_folder
 from engine.demo.corpus import END, Piece, documents
@@ -36,11 +37,25 @@ THREADS = 1
 def build_model(tokenizer: Tokenizer) -> Qwen3ForCausalLM:
     """An untrained Qwen3 of about one million parameters."""
     end = tokenizer.token_to_id(END)
-    return Qwen3ForCausalLM(Qwen3Config(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=128, intermediate_size=384, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=32, tie_word_embeddings=True, attention_dropout=0.0,
-        max_position_embeddings=4096, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-        initializer_range=0.04, bos_token_id=None, eos_token_id=end, pad_token_id=end))
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=tokenizer.get_vocab_size(),
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            tie_word_embeddings=True,
+            attention_dropout=0.0,
+            max_position_embeddings=4096,
+            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+            initializer_range=0.04,
+            bos_token_id=None,
+            eos_token_id=end,
+            pad_token_id=end,
+        )
+    )
 
 
 def encode(pieces: list[Piece], tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
@@ -78,8 +93,9 @@ def weighted_loss(model: PreTrainedModel, tokens: Tensor, weights: Tensor) -> Te
 def train(model: PreTrainedModel, source: Iterator[tuple[Tensor, Tensor]], *, steps: int) -> None:
     """Train in place with AdamW, a short warm-up and a cosine that ends at zero."""
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, total_steps=max(steps, 2),
-                                                   pct_start=WARMUP_SHARE, cycle_momentum=False)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, PEAK_LEARNING_RATE, total_steps=max(steps, 2), pct_start=WARMUP_SHARE, cycle_momentum=False
+    )
     model.train()
     for step, (tokens, weights) in zip(range(1, steps + 1), source, strict=False):
         loss = weighted_loss(model, tokens, weights)
@@ -123,6 +139,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Make the model and print its figures."""
     arguments = parse_arguments()
+    disable_progress_bar()
     print(make_demo(arguments.output, seed=arguments.seed, steps=arguments.steps, cases=all_cases()))
 
 
