@@ -2,14 +2,15 @@
 
 The truth of a cell is the naive way on the float64 oracle where that resolves it, and the engine in float64 below.
 The naive way in float64 still subtracts two nearly equal vectors, so it cannot tell an L2 distance below some 1e-13 of
-the vector, nor a cosine distance below some 1e-16. Where it resolves a cell the two float64 answers have to agree.
+the vector, nor a cosine distance below some 1e-16. Where it resolves a cell the two float64 answers have to agree, and
+errors are given for these cells alone too: their truth owes nothing to the engine.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Shaped
 
 from benchmarks.compare import Cells, Quantiles, cells_of, quantiles, relative_errors
 from benchmarks.machine import describe_machine
@@ -27,16 +28,17 @@ RESOLVED = 1e-9
 """Share of the baseline vector (L2), or cosine distance, above which the naive way in float64 is the truth."""
 FLOAT64_RTOL = 1e-4
 """What the two float64 answers may differ by on resolved cells: 1e-13 of the vector over ``RESOLVED``."""
+SCOPES = ("all cells", "resolved cells")
 SITES = {"Full": slice(0, 1), "Attn": slice(1, 2), "Head": slice(2, None)}
 DISTANCES = {"L2": 0, "cosine": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One workload: errors of each provider by site and distance, and how the truth was found."""
+    """One workload: errors by (scope, site, distance, provider), and how the truth was found."""
 
     workload: Workload
-    errors: dict[tuple[str, str, str], Quantiles]
+    errors: dict[tuple[str, str, str, str], Quantiles]
     float64_difference: float
     resolved: float
     same_gaps: bool
@@ -44,17 +46,18 @@ class Measured:
 
 def run_accuracy(options: Options, *, command: str) -> Report:
     """The accuracy suite: by default the demo model, and a random model of 6 layers with peaked attention."""
+    provenance = describe_machine(options.device)
     found = [_measure(name, options) for name in options.shapes_or("demo", "small")]
     return Report(
         suite="accuracy",
         command=command,
-        provenance=describe_machine(options.device),
+        provenance=provenance,
         conditions=[
             f"relative error of the distances in {options.dtype} against float64, all layers and tokens",
             "weights hold bfloat16 values exactly, in every dtype",
             *(["QUICK RUN: figures are not meant to be reported"] if options.quick else []),
         ],
-        tables=[_table(measured) for measured in found],
+        tables=[_table(measured, scope) for measured in found for scope in _scopes(options)],
         rows=[row for measured in found for row in _rows(measured)],
         notes=[_truth_note(measured) for measured in found],
         figures=dict(figure for measured in found for figure in _figures(measured)),
@@ -62,18 +65,25 @@ def run_accuracy(options: Options, *, command: str) -> Report:
     )
 
 
+def _scopes(options: Options) -> tuple[str, ...]:
+    """Without the cells whose truth is the engine in float64 when that is what is measured."""
+    return SCOPES[1:] if options.dtype == "float64" else SCOPES
+
+
 def _measure(name: str, options: Options) -> Measured:
     workload = load_workload(
         name, length=options.length_or(LENGTH), device=options.device, dtype=options.dtype, peak=PEAK
     )
     truth, resolved, difference = _truth(workload)
-    naive = run_naive(workload.model, workload.token_ids)
-    table = AttentionMasker(workload.model).run(workload.token_ids)
-    found = {"engine": cells_of(table, like=truth), "naive": naive.distances}
+    found = _providers(workload, like=truth)
+    kept = {scope: resolved | (scope == SCOPES[0]) for scope in _scopes(options)}
     return Measured(
         workload=workload,
         errors={
-            (provider, site, distance): quantiles(_select(relative_errors(cells, truth), site, distance))
+            (scope, site, distance, provider): quantiles(
+                _part(relative_errors(cells, truth), site, distance)[_part(kept[scope], site, distance)]
+            )
+            for scope in kept
             for site in SITES
             for distance in DISTANCES
             for provider, cells in found.items()
@@ -82,6 +92,16 @@ def _measure(name: str, options: Options) -> Measured:
         resolved=float(resolved.mean()),
         same_gaps=np.array_equal(np.isnan(found["engine"]), np.isnan(truth)),
     )
+
+
+def _providers(workload: Workload, *, like: Cells) -> dict[str, Cells]:
+    """What is measured; the naive way also with its distances reduced in float64, from the same forwards."""
+    table = AttentionMasker(workload.model).run(workload.token_ids)
+    return {
+        "engine": cells_of(table, like=like),
+        "naive": run_naive(workload.model, workload.token_ids).distances,
+        "naive, float64 distances": run_naive(workload.model, workload.token_ids, wide=True).distances,
+    }
 
 
 def _truth(workload: Workload) -> tuple[Cells, Bool[np.ndarray, "l v site 2"], float]:
@@ -100,31 +120,32 @@ def _resolved(naive: NaiveRun) -> Bool[np.ndarray, "l v site 2"]:
     return np.stack([l2 > RESOLVED * naive.sizes[:, None], cosine > RESOLVED], axis=-1)
 
 
-def _select(errors: Float[np.ndarray, "l v site 2"], site: str, distance: str) -> Float[np.ndarray, "l v part"]:
-    return errors[:, :, SITES[site], DISTANCES[distance]]
+def _part(cells: Shaped[np.ndarray, "l v site 2"], site: str, distance: str) -> Shaped[np.ndarray, "l v part"]:
+    return cells[:, :, SITES[site], DISTANCES[distance]]
 
 
-def _table(measured: Measured) -> Table:
+def _table(measured: Measured, scope: str) -> Table:
     rows = tuple(
         (site, distance, provider, *(f"{value:.1e}" for value in (q.median, q.p99, q.maximum)), str(q.cells))
-        for (provider, site, distance), q in measured.errors.items()
+        for (within, site, distance, provider), q in measured.errors.items()
+        if within == scope
     )
     header = ("site", "distance", "provider", "median", "p99", "max", "cells")
-    return Table(title=f"Relative errors: {measured.workload.label}", header=header, rows=rows)
+    return Table(title=f"Relative errors: {measured.workload.label}, {scope}", header=header, rows=rows)
 
 
 def _rows(measured: Measured) -> Iterator[Row]:
-    """Per provider, site and distance: three quantiles of the errors, each a figure of its own."""
-    where = measured.workload
-    for (provider, site, distance), q in measured.errors.items():
+    """Per scope, site, distance and provider: three quantiles of the errors, each a figure of its own."""
+    workload, length = measured.workload.name, len(measured.workload.token_ids)
+    for (scope, site, distance, provider), q in measured.errors.items():
         for quantile, value in (("median", q.median), ("p99", q.p99), ("max", q.maximum)):
-            metric = f"relative error, {site} {distance}, {quantile}"
-            yield Row.of(provider, metric, "1", (value,), workload=where.name, x=len(where.token_ids))
+            metric = f"relative error, {site} {distance}, {scope}, {quantile}"
+            yield Row.of(provider, metric, "1", (value,), workload=workload, x=length)
 
 
 def _figures(measured: Measured) -> Iterator[tuple[str, float]]:
-    for (provider, site, distance), q in measured.errors.items():
-        yield f"{measured.workload.label}: {provider} {site} {distance} median relative error", q.median
+    for (scope, site, distance, provider), q in measured.errors.items():
+        yield f"{measured.workload.label}: {provider}, {site} {distance}, {scope}, median relative error", q.median
 
 
 def _checks(measured: Measured) -> Iterator[tuple[str, bool]]:

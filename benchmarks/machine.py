@@ -21,6 +21,7 @@ class Provenance:
 
     device: str
     threads: int
+    load: str
     versions: str
     commit: str
     date: str
@@ -39,6 +40,7 @@ def describe_machine(device: str) -> Provenance:
     return Provenance(
         device=device_name(device),
         threads=torch.get_num_threads(),
+        load=_load_average(),
         versions="; ".join([f"python {platform.python_version()}", *map(_package_version, PACKAGES)]),
         commit=_commit(),
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -59,6 +61,11 @@ def _processor() -> str:
         lines = []
     named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(named, "") or platform.processor() or platform.machine()
+
+
+def _load_average() -> str:
+    """Processes that ran or waited in the last minute: far above 0 before a run, others used the machine too."""
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 
 def _package_version(name: str) -> str:

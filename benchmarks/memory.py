@@ -37,15 +37,17 @@ class Probe:
 
 def run_memory(options: Options, *, command: str) -> Report:
     """The memory suite: by default Qwen3-0.6B's shape at 2,048 tokens."""
+    provenance = describe_machine(options.device)
     found = [_probe(name, what, options) for name in options.shapes_or("qwen3-0.6b") for what in (ENGINE, FORWARD)]
     return Report(
         suite="memory",
         command=command,
-        provenance=describe_machine(options.device),
+        provenance=provenance,
         conditions=[
             f"dtype {options.dtype}; peak above what is in use once the model is loaded, in a fresh process each",
             f"read from {found[0].method}",
             f"{ENGINE}: adopting the model and measuring every token; {FORWARD}: base model, SDPA, no cache",
+            "a second call adds what the first left in the process, so it can stand higher than the first",
             *(["QUICK RUN: figures are not meant to be reported"] if options.quick else []),
         ],
         tables=[_table(found)],

@@ -83,7 +83,7 @@ def to_markdown(report: Report) -> str:
         f"`{report.command}`",
         _bullets(
             [
-                f"machine: {made.device}, {made.threads} threads",
+                f"machine: {made.device}, {made.threads} threads; load average before the run {made.load}",
                 f"versions: {made.versions}; commit {made.commit or 'unknown'}",
                 *report.conditions,
             ]

@@ -40,12 +40,13 @@ class Measured:
 
 def run_speed(options: Options, *, command: str) -> Report:
     """The speed suite: by default on the demo model and on Qwen3-0.6B's shape."""
+    provenance = describe_machine(options.device)
     ceilings = measure_ceilings(options.device, quick=options.quick)
     found = [_measure(name, options) for name in options.shapes_or("demo", "qwen3-0.6b")]
     return Report(
         suite="speed",
         command=command,
-        provenance=describe_machine(options.device),
+        provenance=provenance,
         conditions=_conditions(options, ceilings),
         tables=[_timing_table(found), _ratio_table(found, ceilings)],
         rows=[row for measured in found for row in _rows(measured, ceilings)],

@@ -8,12 +8,17 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import logging as hub_logging
 from torch import nn
 
 from engine.demo import demo_folder
 from engine.devices import memory_errors, resolve_device, resolve_dtype
 from engine.errors import ModelError
 from engine.families import FAMILIES, Family
+
+HUB_TIMEOUT_S = 10
 
 
 def load_model(
@@ -29,10 +34,11 @@ def load_model(
     kind = resolve_dtype(dtype, place)
     source = str(demo_folder() if name is None else _checked(name))
     with _quiet():
-        family = _family(source)
+        origin = {"trust_remote_code": False, "local_files_only": _is_local(source) or not _hub_answers(source)}
+        family = _family(source, origin)
         with memory_errors(place):
-            model = _load_weights(source, family, kind).to(place).eval()
-        return model, _load_tokenizer(source)
+            model = _load_weights(source, family, kind, origin).to(place).eval()
+        return model, _load_tokenizer(source, origin)
 
 
 def _checked(name: str | Path) -> str | Path:
@@ -40,7 +46,7 @@ def _checked(name: str | Path) -> str | Path:
     path = Path(name).expanduser()
     if str(name) and path.is_dir():
         return path
-    if path.exists():
+    if str(name) and path.exists():
         raise ModelError(f"{str(name)!r} is a file; give the folder that holds config.json and the safetensors")
     parts = str(name).split("/")
     if isinstance(name, Path) or len(parts) > 2 or not all(parts) or parts[0] in (".", "..", "~") or "\\" in str(name):
@@ -48,10 +54,21 @@ def _checked(name: str | Path) -> str | Path:
     return name
 
 
-def _family(source: str) -> Family:
+def _hub_answers(source: str) -> bool:
+    """Whether the hub can be reached; if not, its cache on this machine must do, without minutes of retries."""
+    try:
+        HfApi().model_info(source, timeout=HUB_TIMEOUT_S)
+    except HfHubHTTPError:
+        return True
+    except Exception:
+        return False
+    return True
+
+
+def _family(source: str, origin: dict[str, bool]) -> Family:
     """The family that the checkpoint's config names."""
     try:
-        config, _ = transformers.PreTrainedConfig.get_config_dict(source, local_files_only=_is_local(source))
+        config, _ = transformers.PreTrainedConfig.get_config_dict(source, **origin)
     except (OSError, ValueError) as error:
         raise ModelError(_cannot_load(source, "config.json", error)) from error
     if not config:
@@ -66,16 +83,11 @@ def _family(source: str) -> Family:
     return FAMILIES[model_type]
 
 
-def _load_weights(source: str, family: Family, dtype: torch.dtype) -> nn.Module:
+def _load_weights(source: str, family: Family, dtype: torch.dtype, origin: dict[str, bool]) -> nn.Module:
     architecture = getattr(transformers, family.architecture)
     try:
         model, info = architecture.from_pretrained(
-            source,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=_is_local(source),
-            output_loading_info=True,
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **origin
         )
     except Exception as error:
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -90,12 +102,10 @@ def _load_weights(source: str, family: Family, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def _load_tokenizer(source: str) -> Any:
+def _load_tokenizer(source: str, origin: dict[str, bool]) -> Any:
     """The tokenizer, or None when the checkpoint has none (transformers then makes an empty one up)."""
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            source, trust_remote_code=False, local_files_only=_is_local(source)
-        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **origin)
     except Exception as error:
         if _is_local(source) and not any(Path(source).glob("*tok*")) and not any(Path(source).glob("vocab*")):
             return None
@@ -118,14 +128,16 @@ def _is_local(source: str) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and warnings off the terminal while loading; everything is checked here."""
-    log = transformers.utils.logging
-    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    """Keep the libraries' progress bars and warnings off the terminal while loading; everything is checked here."""
+    log, hub = transformers.utils.logging, hub_logging
+    verbosity, hub_verbosity, bars = log.get_verbosity(), hub.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity(logging.CRITICAL)
+    hub.set_verbosity(logging.CRITICAL)
     log.disable_progress_bar()
     try:
         yield
     finally:
         log.set_verbosity(verbosity)
+        hub.set_verbosity(hub_verbosity)
         if bars:
             log.enable_progress_bar()

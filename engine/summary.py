@@ -45,7 +45,7 @@ def _grid(impact: Impact) -> list[str]:
     lines = ["How far each layer's update turns when a token is masked (Full, cosine distance)", ""]
     lines.append("layer " + " ".join(f"{label:>{width}}" for label in labels))
     for layer, row in zip(impact.layers, cells, strict=True):
-        lines.append(f"{layer:>5} " + " ".join(f"{_cell(value, cells):>{width}}" for value in row))
+        lines.append(f"{layer:>5} " + " ".join(f"{_cell(value, cells):>{width}}" for value in row.tolist()))
     return [*lines, ""]
 
 

@@ -56,9 +56,17 @@ def test_accuracy_finds_the_engine_closer_to_float64_than_the_naive_way(capsys, 
     code, _, rows, markdown = run(capsys, tmp_path, "--suite", "accuracy", "--length", "12")
     assert code == 0
     errors = {(row["provider"], row["metric"]): float(row["median"]) for row in rows}
-    assert errors["engine", "relative error, Head L2, p99"] < 1e-3
-    assert errors["engine", "relative error, Head L2, p99"] < errors["naive", "relative error, Head L2, p99"] / 10
+    for scope in accuracy.SCOPES:
+        metric = f"relative error, Head L2, {scope}, p99"
+        assert errors["engine", metric] < min(1e-3, errors["naive", metric] / 10)
     assert "engine and the naive way agree in float64" in markdown
+
+
+def test_the_engine_in_float64_is_not_its_own_truth(capsys, tmp_path):
+    words = ("--suite", "accuracy", "--length", "6", "--dtype", "float64")
+    _, _, rows, _ = run(capsys, tmp_path, *words)
+    assert rows
+    assert not any("all cells" in row["metric"] for row in rows)
 
 
 def test_a_check_that_fails_is_reported_and_makes_the_exit_code_1(capsys, tmp_path, monkeypatch):
