@@ -19,6 +19,7 @@ from engine.distances import measure_readouts
 from engine.errors import NumbersError, PromptError
 from engine.knockouts import Knockouts, select, single_tokens
 from engine.pieces import readable_pieces
+from engine.products import exact_float32
 from engine.prompts import Prompt, read_prompt
 from engine.sweep import Readout, sweep
 from engine.table import build_table, variant_names
@@ -101,7 +102,7 @@ class AttentionMasker:
         chosen = select(layers, len(self.decoder.layers), what="layer")
         knockouts = single_tokens(len(read), tokens)
         undefined = self._undefined(knockouts, chosen)
-        with torch.inference_mode(), memory_errors(self.decoder.device):
+        with torch.inference_mode(), exact_float32(), memory_errors(self.decoder.device):
             batch = make_batch([read.token_ids], [knockouts], self.decoder.device)
             readouts = watch(sweep(self.decoder, batch, layers=chosen, to_end=next_tokens > 0))
             cells, magnitudes, residual = measure_readouts(readouts, batch.query_origins.rows)

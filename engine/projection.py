@@ -1,19 +1,20 @@
-"""One weight matrix, or several that read the same input, applied to all rows in one product.
+"""One weight matrix, or several that read the same input, applied to all rows in one product each.
 
 Axes: ``n`` row, ``c`` input channel, ``o`` output channel.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from engine.difference import Carried
+from engine.products import multiply, pack, packing_pays
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Projection:
     """Weights ``o c`` laid side by side along ``o``, with an optional bias over all of them.
 
@@ -23,6 +24,10 @@ class Projection:
 
     weights: tuple[Float[Tensor, "_ c"], ...]
     bias: Float[Tensor, " o"] | None = None
+    dtype: torch.dtype = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.dtype = self.weights[0].dtype
 
     def __call__(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n o"]:
         product = self.product(rows)
@@ -37,12 +42,14 @@ class Projection:
 
     def product(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n o"]:
         """The rows times every weight, without bias."""
-        narrow = rows.to(self.weights[0].dtype)
-        widths = [len(weight) for weight in self.weights]
-        out = narrow.new_empty(len(rows), sum(widths))
-        for weight, part in zip(self.weights, out.split(widths, dim=1), strict=True):
-            torch.mm(narrow, weight.T, out=part)
-        return out.to(rows.dtype)
+        narrow = rows.to(self.dtype)
+        parts = [multiply(narrow, weight) for weight in self.weights]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).to(rows.dtype)
+
+    def pack(self) -> None:
+        """Replace the weights by one matrix in the kernel's own order, where that is faster."""
+        if packing_pays(self.weights[0]):
+            self.weights = (pack(self.weights[0] if len(self.weights) == 1 else torch.cat(self.weights)),)
 
 
 def joined_bias(biases: Sequence[Float[Tensor, " _"] | None], widths: Sequence[int]) -> Float[Tensor, " o"] | None:

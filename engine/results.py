@@ -1,27 +1,22 @@
 """Results files: an impact table as CSV, Parquet or JSON lines; the suffix of the name says which.
 
-A file is written beside its target under a private name and renamed when it is complete, so a target holds the old
-table or the new one, never half of one. Reading is lazy: a file of any size is described, checked and handed on as a
-``LazyFrame``. Whatever goes wrong with a file is a ``ResultsError`` of one line.
+A target holds the old table or the new one, never half of one. Reading is lazy: a file of any size is described,
+checked and handed on as a ``LazyFrame``. Whatever goes wrong with a file is a ``ResultsError`` of one line.
 """
 
-import errno
 import glob
 import os
-import secrets
-import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import polars as pl
 
 from engine.errors import ResultsError
+from engine.files import FilePath, new_file, require_readable, require_writable, shown, write_stdout
 from engine.table import IMPACT_COLUMNS, IMPACT_SCHEMA
 
-FilePath = str | os.PathLike[str]
 STDOUT = "-"
 INFERRED_ROWS = 10_000
 # How text files are read. Distances as Float32, or their digits would not give back the numbers that were written.
@@ -47,8 +42,14 @@ def write_table(table: pl.DataFrame, path: FilePath) -> None:
         _write_csv_to_stdout(table)
         return
     write = WRITERS[_suffix(path)]
-    with _new_file(path) as file:
-        write(table, file)
+    try:
+        with new_file(path) as file:
+            write(table, file)
+    except pl.exceptions.PolarsError as error:
+        reason = _printable(str(error))[:200]
+        raise ResultsError(
+            f"{shown(path)} cannot be written: {reason}; choose another path or free some space on the disk"
+        ) from error
 
 
 def check_writable(path: FilePath) -> None:
@@ -59,25 +60,7 @@ def check_writable(path: FilePath) -> None:
     if os.fspath(path) == STDOUT:
         return
     _suffix(path)
-    with _explaining(path):
-        _create_beside(_target(path)).unlink()
-
-
-def write_stdout(text: str) -> None:
-    """Write ``text`` to standard output as UTF-8, whatever the terminal's encoding, and flush it.
-
-    Raises ``ResultsError`` when standard output takes no more; a reader that went away stays ``BrokenPipeError``.
-    """
-    try:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(text.encode("utf-8", "replace"))
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        with suppress(OSError, ValueError):  # what is still buffered must not fail again at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise ResultsError(f"standard output cannot be written: {error.strerror}; write to a file instead") from error
+    require_writable(path)
 
 
 def scan_table(path: FilePath) -> pl.LazyFrame:
@@ -89,7 +72,7 @@ def scan_table(path: FilePath) -> pl.LazyFrame:
     token is the empty string, ``prompt_id`` is text, and types of unknown columns are guessed. Raises ``ResultsError``.
     """
     suffix = _suffix(path)
-    _require_file(path)
+    require_readable(path)
     with reading(path):
         schema = _scan(path, {}).collect_schema()
     _require_columns(path, schema.names())
@@ -106,7 +89,7 @@ def reading(path: FilePath) -> Iterator[None]:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeError) as error:
         reason = _printable(str(error).strip().partition("\n")[0])[:200]
         raise ResultsError(
-            f"{_name(path)} cannot be read: {reason}; is the file damaged, cut off, or no {_suffix(path)[1:]} file?"
+            f"{shown(path)} cannot be read: {reason}; is the file damaged, cut off, or no {_suffix(path)[1:]} file?"
         ) from error
 
 
@@ -124,27 +107,12 @@ def _scan(path: FilePath, types: Mapping[str, type]) -> pl.LazyFrame:
             )
 
 
-def _require_file(path: FilePath) -> None:
-    """Raise ``ResultsError`` unless ``path`` is a readable file with something in it."""
-    target = _target(path)
-    try:
-        if not target.exists():
-            raise ResultsError(f"{_name(path)} does not exist; check the path")
-        if not target.is_file():
-            raise ResultsError(f"{_name(path)} is not a file; give the results file itself")
-        with target.open("rb") as file:
-            if not file.read(1):
-                raise ResultsError(f"{_name(path)} is empty; give a file that holds an impact table")
-    except OSError as error:
-        raise ResultsError(f"{_name(path)} cannot be opened: {error.strerror}; check its permissions") from error
-
-
 def _require_columns(path: FilePath, names: list[str]) -> None:
     missing = [name for name in IMPACT_COLUMNS if name not in names]
     if missing:
         found = _printable(", ".join(names))[:200]
         raise ResultsError(
-            f"{_name(path)} is not an impact table: it lacks {', '.join(missing)}; its columns are: {found}"
+            f"{shown(path)} is not an impact table: it lacks {', '.join(missing)}; its columns are: {found}"
         )
 
 
@@ -159,7 +127,7 @@ def _require_types(path: FilePath, schema: Mapping[str, Any]) -> None:
         else:
             accepted, wanted = found.is_integer(), "integer"
         if not accepted:
-            raise ResultsError(f"{_name(path)}: column {name} is {found}, expected {wanted}; convert it first")
+            raise ResultsError(f"{shown(path)}: column {name} is {found}, expected {wanted}; convert it first")
 
 
 def _require_no_nan(table: pl.DataFrame) -> None:
@@ -175,77 +143,11 @@ def _write_csv_to_stdout(table: pl.DataFrame) -> None:
         write_stdout(rows.write_csv(include_header=index == 0))
 
 
-@contextmanager
-def _new_file(path: FilePath) -> Iterator[IO[bytes]]:
-    """A file beside ``path`` that takes its place when the block succeeds, and vanishes when it does not."""
-    with _explaining(path):
-        target = _target(path)
-        temporary = _create_beside(target)
-        try:
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if target.exists():
-                shutil.copymode(target, temporary)
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-def _create_beside(target: Path) -> Path:
-    """An empty file of a private name in the folder of ``target``; no pattern for results files matches the name."""
-    if not target.parent.is_dir():
-        raise ResultsError(f"{_name(target)} cannot be written: its folder does not exist; create the folder first")
-    if target.is_dir():
-        raise ResultsError(f"{_name(target)} cannot be written: it is a folder; add a file name")
-    if target.exists() and not target.is_file():
-        raise ResultsError(f"{_name(target)} cannot be written: it is not a regular file; choose another name")
-    if target.exists() and not os.access(target, os.W_OK):
-        raise ResultsError(f"{_name(target)} cannot be written: the file is read-only; choose another name")
-    temporary = target.with_name(f".mask-impact-{secrets.token_hex(8)}.tmp")
-    temporary.open("xb").close()
-    return temporary
-
-
-@contextmanager
-def _explaining(path: FilePath) -> Iterator[None]:
-    """Turn what the system or polars raise while ``path`` is written into a ``ResultsError``."""
-    advice = {
-        errno.EACCES: "choose a folder in which you may write",
-        errno.EROFS: "choose a folder in which you may write",
-        errno.ENAMETOOLONG: "choose a shorter name",
-    }
-    try:
-        yield
-    except OSError as error:
-        todo = advice.get(error.errno or 0, "choose another path or free some space on the disk")
-        raise ResultsError(f"{_name(path)} cannot be written: {error.strerror or error}; {todo}") from error
-    except pl.exceptions.PolarsError as error:
-        reason = _printable(str(error))[:200]
-        raise ResultsError(
-            f"{_name(path)} cannot be written: {reason}; choose another path or free some space on the disk"
-        ) from error
-
-
-def _target(path: FilePath) -> Path:
-    """The file that ``path`` means, links followed."""
-    try:
-        return Path(os.path.realpath(path))
-    except ValueError as error:
-        raise ResultsError(f"{_name(path)} is not a path: {error}") from error
-
-
 def _suffix(path: FilePath) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in WRITERS:
-        raise ResultsError(f"{_name(path)} has no suffix of a results file; end the name in .csv, .parquet or .jsonl")
+        raise ResultsError(f"{shown(path)} has no suffix of a results file; end the name in .csv, .parquet or .jsonl")
     return suffix
-
-
-def _name(path: FilePath) -> str:
-    return repr(os.fspath(path))
 
 
 def _printable(text: str) -> str:

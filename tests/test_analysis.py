@@ -9,12 +9,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from engine import analysis
-from engine.analysis import DISTANCES, KINDS, QUANTILES, analyze
+from engine import cells, sums
+from engine.analysis import analyze
+from engine.cells import DISTANCES, KINDS
 from engine.commands import main
 from engine.errors import ResultsError
+from engine.quantiles import QUANTILES
+from engine.report import as_json, as_text
 from engine.results import write_table
 from engine.table import build_table, variant_names
+from engine.terminal import number, width
 
 PIECES = ["<bos>", "The", " E", "iff", "el", " Tower\n", " שלום", "東京" * 12]
 
@@ -36,8 +40,8 @@ def constant_table(value: float | None, **size: int) -> pl.DataFrame:
 
 @pytest.fixture
 def tiny_batches(monkeypatch):
-    monkeypatch.setattr(analysis, "BATCH_ROWS", 37)
-    monkeypatch.setattr(analysis, "PENDING_ROWS", 50)
+    monkeypatch.setattr(cells, "BATCH_ROWS", 37)
+    monkeypatch.setattr(sums, "PENDING_ROWS", 50)
 
 
 def kind_of(variant: str) -> str:
@@ -129,7 +133,7 @@ def test_the_form_of_the_variant_column_and_of_the_numbers_does_not_matter():
     wide = table.with_columns(pl.col("layer").cast(pl.Int64), pl.col("l2_distance").cast(pl.Float64))
     for form in (pl.String, pl.Categorical):
         other = wide.with_columns(pl.col("variant").cast(pl.String).cast(form))
-        assert analyze(other.lazy()).to_json() == analyze(table.lazy()).to_json()
+        assert as_json(analyze(other.lazy())) == as_json(analyze(table.lazy()))
 
 
 def test_prompts_are_told_apart():
@@ -139,7 +143,7 @@ def test_prompts_are_told_apart():
     assert set(best["prompt_id"]) == {"p0", "p1"}
     assert found.counts["prompts"] == 2
     assert found.counts["tokens"] == 2 * len(PIECES)
-    assert "2 prompts" in found.to_text()
+    assert "2 prompts" in as_text(found)
     alone = analyze(parts[0].lazy()).tokens.filter(distance="l2_distance", kind="Full")["mean"][0]
     assert alone in best["mean"].to_list()
 
@@ -148,20 +152,20 @@ def test_query_positions_are_counted_and_shown():
     parts = [impact_table(seed=query).with_columns(pl.lit(query).alias("query_position")) for query in (6, 7)]
     found = analyze(pl.concat(parts).lazy())
     assert found.counts["query_positions"] == 2
-    assert "2 query positions" in found.to_text()
+    assert "2 query positions" in as_text(found)
     assert set(found.cells["query_position"]) == {6, 7}
 
 
 def test_the_first_position_can_be_left_out():
     table = impact_table()
-    assert "Position 0 ranks first (L2, cosine)" in analyze(table.lazy()).to_text()
+    assert "Position 0 ranks first (L2, cosine)" in as_text(analyze(table.lazy()))
     without = analyze(table.lazy(), skip_first=True)
     rest = analyze(table.filter(pl.col("token_position") > 0).lazy())
     assert without.tokens.equals(rest.tokens)
     assert without.statistics.equals(rest.statistics)
     assert without.counts["skipped_rows"] == 5 * 14
-    assert "Position 0 is left out" in without.to_text()
-    assert "ranks first" not in without.to_text()
+    assert "Position 0 is left out" in as_text(without)
+    assert "ranks first" not in as_text(without)
 
 
 @pytest.mark.parametrize("columns", [["l2_distance"], ["l2_distance", "cosine_distance"]])
@@ -173,8 +177,8 @@ def test_undefined_cells_only(columns):
     else:
         found = analyze(table.lazy())
         assert found.tokens["distance"].unique().to_list() == ["cosine_distance"]
-        assert json.loads(found.to_json())["statistics"]["Full"]["l2_distance"]["mean"] is None
-        assert "STATISTICS" in found.to_text()
+        assert json.loads(as_json(found))["statistics"]["Full"]["l2_distance"]["mean"] is None
+        assert "STATISTICS" in as_text(found)
 
 
 @pytest.mark.parametrize(
@@ -204,10 +208,10 @@ def test_the_report_fits_a_terminal_and_hides_no_sign():
     wide = pl.lit("a prompt with a long name\n").alias("prompt_id")
     far = (pl.col("token_position") * 99_999).cast(pl.Int32)
     for table in (impact_table(layers=2), impact_table(layers=2).with_columns(wide, far)):
-        lines = analyze(table.lazy()).to_text().splitlines()
-        assert max(analysis._width(line) for line in lines) <= 100
+        lines = as_text(analyze(table.lazy())).splitlines()
+        assert max(width(line) for line in lines) <= 100
         assert all(sign.isprintable() or sign == "\u200e" for line in lines for sign in line)
-    report = analyze(impact_table().lazy()).to_text()
+    report = as_text(analyze(impact_table().lazy()))
     assert "' Tower\\n'" in report
     assert "' שלום'" in report
     assert "████" in report
@@ -219,11 +223,11 @@ def test_the_report_fits_a_terminal_and_hides_no_sign():
      (0.00012, "0.000120"), (1.2345e-5, "1.23e-5"), (1.2345e-12, "1.2e-12"), (1e9, "1.00e9"), (3e38, "3.0e+38")],
 )  # fmt: skip
 def test_numbers_are_short(value, text):
-    assert analysis._number(value) == text
+    assert number(value) == text
 
 
 def test_json_is_plain_and_whole():
-    found = json.loads(analyze(impact_table().lazy(), top=2).to_json(), parse_constant=pytest.fail)
+    found = json.loads(as_json(analyze(impact_table().lazy(), top=2)), parse_constant=pytest.fail)
     assert set(found) == {"counts", "skip_first", "rankings", "profile", "statistics"}
     assert list(found["rankings"]) == list(KINDS)
     assert set(found["rankings"]["Full"]["l2_distance"]) == {"tokens", "layers", "cells"}
@@ -244,9 +248,9 @@ def test_the_command_prints_the_same_for_every_format(tmp_path, capsys, suffix):
     path = tmp_path / f"table.{suffix}"
     write_table(impact_table(), path)
     assert main(["analyze", str(path), "--top", "3"]) == 0
-    assert capsys.readouterr().out == analyze(impact_table().lazy(), top=3).to_text()
+    assert capsys.readouterr().out == as_text(analyze(impact_table().lazy(), top=3))
     assert main(["analyze", str(path), "--json", "--skip-first"]) == 0
-    assert capsys.readouterr().out == analyze(impact_table().lazy(), top=5, skip_first=True).to_json()
+    assert capsys.readouterr().out == as_json(analyze(impact_table().lazy(), top=5, skip_first=True))
 
 
 @pytest.mark.parametrize("name", ["none.csv", "table.txt", "cut.csv", "damaged.parquet"])
@@ -280,4 +284,4 @@ def test_the_command_needs_no_torch(tmp_path):
     root = Path(__file__).parent.parent
     done = subprocess.run(words, capture_output=True, check=False, cwd=root, env={"PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.decode() == analyze(impact_table().lazy(), top=5).to_text()
+    assert done.stdout.decode() == as_text(analyze(impact_table().lazy(), top=5))

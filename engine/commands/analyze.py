@@ -31,11 +31,13 @@ def build_parser() -> argparse.ArgumentParser:
 def execute(arguments: argparse.Namespace) -> int:
     """Print the findings in ``arguments.file`` and return 0. Raises ``ResultsError`` for a file that has none."""
     from engine.analysis import analyze
-    from engine.results import reading, scan_table, write_stdout
+    from engine.files import write_stdout
+    from engine.report import as_json, as_text
+    from engine.results import reading, scan_table
 
     with reading(arguments.file):
         analysis = analyze(scan_table(arguments.file), top=arguments.top, skip_first=arguments.skip_first)
-    write_stdout(analysis.to_json() if arguments.json else analysis.to_text())
+    write_stdout(as_json(analysis) if arguments.json else as_text(analysis))
     return 0
 
 

@@ -1,0 +1,129 @@
+"""Files that appear complete or not at all, and standard output.
+
+A file is written beside its target under a private name and renamed when it is complete, so a target holds the old
+content or the new, never half of one. Whatever goes wrong is a ``ResultsError`` of one line.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from engine.errors import ResultsError
+
+FilePath = str | os.PathLike[str]
+ADVICE = {
+    errno.EACCES: "choose a folder in which you may write",
+    errno.EROFS: "choose a folder in which you may write",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+@contextmanager
+def new_file(path: FilePath) -> Iterator[IO[bytes]]:
+    """A file beside ``path`` that takes its place when the block succeeds, and vanishes when it does not.
+
+    It gets the permissions that ``open()`` would give it, or those of the file it replaces; a link is followed.
+    """
+    with _explaining(path):
+        target = _target(path)
+        temporary = _create_beside(target)
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if target.exists():
+                shutil.copymode(target, temporary)
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def require_writable(path: FilePath) -> None:
+    """Raise the ``ResultsError`` that ``new_file`` would raise; nothing is left behind, no existing file is touched."""
+    with _explaining(path):
+        _create_beside(_target(path)).unlink()
+
+
+def require_readable(path: FilePath) -> None:
+    """Raise ``ResultsError`` unless ``path`` is a readable file with something in it."""
+    target = _target(path)
+    try:
+        if not target.exists():
+            raise ResultsError(f"{shown(path)} does not exist; check the path")
+        if not target.is_file():
+            raise ResultsError(f"{shown(path)} is not a file; give the results file itself")
+        with target.open("rb") as file:
+            if not file.read(1):
+                raise ResultsError(f"{shown(path)} is empty; give a file that holds an impact table")
+    except OSError as error:
+        raise ResultsError(f"{shown(path)} cannot be opened: {error.strerror}; check its permissions") from error
+
+
+def write_stdout(text: str) -> None:
+    """Write ``text`` to standard output as UTF-8, whatever the terminal's encoding, and flush it.
+
+    Raises ``ResultsError`` when standard output takes no more; a reader that went away stays ``BrokenPipeError``.
+    """
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8", "replace"))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        with suppress(OSError, ValueError):  # what is still buffered must not fail again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ResultsError(f"standard output cannot be written: {error.strerror}; write to a file instead") from error
+
+
+def shown(path: FilePath) -> str:
+    """``path`` as an error names it."""
+    return repr(os.fspath(path))
+
+
+@contextmanager
+def _explaining(path: FilePath) -> Iterator[None]:
+    """Turn what the system raises while ``path`` is written into a ``ResultsError``."""
+    try:
+        yield
+    except OSError as error:
+        todo = ADVICE.get(error.errno or 0, "choose another path or free some space on the disk")
+        raise ResultsError(f"{shown(path)} cannot be written: {error.strerror or error}; {todo}") from error
+
+
+def _target(path: FilePath) -> Path:
+    """The file that ``path`` means, links followed."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:
+        raise ResultsError(f"{shown(path)} is not a path: {error}") from error
+
+
+def _create_beside(target: Path) -> Path:
+    """An empty file of a private name in the folder of ``target``; no pattern for results files matches the name."""
+    if obstacle := _obstacle(target):
+        raise ResultsError(f"{shown(target)} cannot be written: {obstacle}")
+    temporary = target.with_name(f".mask-impact-{secrets.token_hex(8)}.tmp")
+    temporary.open("xb").close()
+    return temporary
+
+
+def _obstacle(target: Path) -> str | None:
+    """Why ``target`` cannot take a file, and what to do."""
+    if not target.parent.is_dir():
+        return "its folder does not exist; create the folder first"
+    if target.is_dir():
+        return "it is a folder; add a file name"
+    if target.exists() and not target.is_file():
+        return "it is not a regular file; choose another name"
+    if target.exists() and not os.access(target, os.W_OK):
+        return "the file is read-only; choose another name"
+    return None
