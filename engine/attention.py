@@ -1,7 +1,7 @@
 """Causal grouped-query attention of the baseline, and of the query under every knockout.
 
-Axes: ``b`` prompt, ``v`` variant, ``s`` position, ``k`` key position, ``kv`` key/value head, ``g`` query head in its
-kv group, ``d`` head channel. Heads flatten only as ``(kv g)``. Boolean masks say in their name what True means.
+Axes: ``b`` prompt, ``v`` variant, ``s`` position, ``k`` key position, ``h`` query head = ``(kv g)``, ``kv`` key/value
+head, ``g`` query head in its kv group, ``d`` head channel. Boolean masks say in their name what True means.
 """
 
 import torch
@@ -12,31 +12,26 @@ from torch import Tensor
 
 
 def causal_z(
-    q: Float[Tensor, "b s kv g d"],
-    k: Float[Tensor, "b s kv d"],
-    v: Float[Tensor, "b s kv d"],
+    q: Float[Tensor, "b h s d"],
+    k: Float[Tensor, "b kv s d"],
+    v: Float[Tensor, "b kv s d"],
     *,
     scale: float,
     window: int | None,
-) -> Float[Tensor, "b s kv g d"]:
+) -> Float[Tensor, "b h s d"]:
     """Head outputs of all positions, unmasked; a window of w lets a query see itself and w - 1 keys before it."""
-    num_positions = q.shape[1]
+    num_positions = q.shape[2]
     sliding = window is not None and window < num_positions
-    z = F.scaled_dot_product_attention(
-        rearrange(q, "b s kv g d -> b (kv g) s d"),
-        rearrange(k, "b s kv d -> b kv s d"),
-        rearrange(v, "b s kv d -> b kv s d"),
-        attn_mask=_visible_pairs(num_positions, window, q.device) if sliding else None,
+    positions = torch.arange(num_positions, device=q.device)
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=visible_keys(positions, num_positions, window) if sliding else None,
         is_causal=not sliding,
         scale=scale,
-        enable_gqa=q.shape[3] > 1,
+        enable_gqa=q.shape[1] > k.shape[1],
     )
-    return rearrange(z, "b (kv g) s d -> b s kv g d", kv=q.shape[2])
-
-
-def _visible_pairs(num_positions: int, window: int | None, device: torch.device) -> Bool[Tensor, "s k"]:
-    positions = torch.arange(num_positions, device=device)
-    return visible_keys(positions, num_positions, window)
 
 
 def visible_keys(query: Int[Tensor, " b"], num_keys: int, window: int | None) -> Bool[Tensor, "b k"]:
@@ -46,41 +41,43 @@ def visible_keys(query: Int[Tensor, " b"], num_keys: int, window: int | None) ->
 
 
 def query_scores(
-    q: Float[Tensor, "b kv g d"], k: Float[Tensor, "b k kv d"], *, scale: float
+    q: Float[Tensor, "b h d"], k: Float[Tensor, "b kv k d"], *, scale: float, visible: Bool[Tensor, "b k"]
 ) -> Float[Tensor, "b kv g k"]:
-    """Attention logits of one query per prompt, before any mask."""
-    return rearrange(q, "b kv g d -> b kv g d") @ rearrange(k, "b k kv d -> b kv d k") * scale
+    """Attention logits of one query per prompt; -inf where the query sees nothing."""
+    q = rearrange(q * scale, "b (kv g) d -> b kv g d", kv=k.shape[1])
+    scores = q @ rearrange(k, "b kv k d -> b kv d k")
+    return torch.where(rearrange(visible, "b k -> b 1 1 k"), scores, -torch.inf)
 
 
-def masked_pattern(scores: Float[Tensor, "... k"], visible: Bool[Tensor, "... k"]) -> Float[Tensor, "... k"]:
-    """Softmax over the visible keys: every other score is set to -inf and the rest renormalises.
-
-    A query without any visible key attends to nothing: its pattern is 0.
-    """
-    pattern = torch.softmax(scores.masked_fill(~visible, -torch.inf), dim=-1)
-    return pattern.masked_fill(~visible, 0.0)
+def attended(pattern: Float[Tensor, "b kv q k"], v: Float[Tensor, "b kv k d"]) -> Float[Tensor, "b kv q d"]:
+    """Head outputs: values summed with the pattern's weights. ``q`` is any list of patterns over the same keys."""
+    return pattern @ v
 
 
 def z_difference(
     scores: Float[Tensor, "b kv g k"],
-    values: Float[Tensor, "b k kv d"],
+    pattern: Float[Tensor, "b kv g k"],
+    values: Float[Tensor, "b kv k d"],
     *,
-    visible: Bool[Tensor, "b k"],
     hidden: Bool[Tensor, "b v k"],
-) -> Float[Tensor, "b v kv g d"]:
-    """How every variant's head outputs differ from the baseline's when its ``hidden`` keys get -inf.
+    blind: Bool[Tensor, "b v"] | None = None,
+) -> Float[Tensor, "b v c"]:
+    """How every variant's head outputs ``c = (kv g d)`` differ from the baseline's when its ``hidden`` keys get -inf.
 
-    With the baseline pattern a, the variant's own masked pattern a' and the hidden mass A = Σ_hidden a, exactly
+    With the baseline ``pattern`` a, the variant's own masked pattern a' and the hidden mass A = Σ_hidden a, exactly
 
         z' - z = Σ_k (A·a'_k - hidden_k·a_k) v_k
 
     A factors out of every term, so the difference of a token that holds 1e-9 of a head is as accurate as any other.
+    ``blind`` marks variants whose query is left without any key: they attend to nothing, z' = 0.
     """
-    scores = rearrange(scores, "b kv g k -> b kv 1 g k")
-    hidden = rearrange(hidden, "b v k -> b 1 v 1 k")
-    visible = rearrange(visible, "b k -> b 1 1 1 k")
-    lost = masked_pattern(scores, visible) * hidden
-    kept = masked_pattern(scores, visible & ~hidden)
-    weights = torch.addcmul(-lost, kept, lost.sum(-1, keepdim=True))
-    delta = rearrange(weights, "b kv v g k -> b kv (v g) k") @ rearrange(values, "b k kv d -> b kv k d")
-    return rearrange(delta, "b kv (v g) d -> b v kv g d", v=hidden.shape[2])
+    mass = rearrange(pattern, "b kv g k -> b kv k g")
+    mass = rearrange(hidden, "b v k -> b 1 v k").to(scores.dtype) @ mass
+    cut = rearrange(hidden, "b v k -> b 1 v 1 k")
+    weights = torch.softmax(torch.where(cut, -torch.inf, rearrange(scores, "b kv g k -> b kv 1 g k")), dim=-1)
+    if blind is not None:
+        weights.masked_fill_(rearrange(blind, "b v -> b 1 v 1 1"), 0.0)
+    weights *= rearrange(mass, "b kv v g -> b kv v g 1")
+    weights = torch.where(cut, rearrange(-pattern, "b kv g k -> b kv 1 g k"), weights)
+    delta = attended(rearrange(weights, "b kv v g k -> b kv (v g) k"), values)
+    return rearrange(delta, "b kv (v g) d -> b v (kv g d)", v=hidden.shape[1])

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from engine.difference import Origins
@@ -40,16 +40,20 @@ class Ragged:
         slots = [np.arange(length) + i * self.width for i, length in enumerate(self.lengths)]
         return torch.from_numpy(np.concatenate(slots)).to(self.device)
 
-    def grid(self, rows: Shaped[Tensor, "r ..."]) -> Shaped[Tensor, "b s ..."]:
-        """Lay rows out as a grid; padding is 0."""
+    def heads(self, rows: Float[Tensor, "r h d"]) -> Float[Tensor, "b h s d"]:
+        """Lay the rows' heads out for attention; padding is 0."""
         if self.slots is not None:
             padded = rows.new_zeros(len(self.lengths) * self.width, *rows.shape[1:])
             rows = padded.index_copy_(0, self.slots, rows)
-        return rearrange(rows, "(b s) ... -> b s ...", b=len(self.lengths))
+        return rearrange(rows, "(b s) h d -> b h s d", b=len(self.lengths))
 
-    def rows(self, grid: Shaped[Tensor, "b s ..."]) -> Shaped[Tensor, "r ..."]:
-        """Take the rows back out of a grid."""
-        flat = rearrange(grid, "b s ... -> (b s) ...")
+    def from_heads(self, grid: Float[Tensor, "b h s d"]) -> Float[Tensor, "r c"]:
+        """Take the rows back out, heads flattened into channels ``c = (h d)``."""
+        return self.rows(rearrange(grid, "b h s d -> b s (h d)"))
+
+    def rows(self, grid: Float[Tensor, "b s c"]) -> Float[Tensor, "r c"]:
+        """Take the rows out of a grid."""
+        flat = rearrange(grid, "b s c -> (b s) c")
         return flat if self.slots is None else flat.index_select(0, self.slots)
 
 
@@ -68,9 +72,17 @@ class Batch:
     query_origins: Origins
     """The same among the query rows alone, one per prompt."""
     hidden: Bool[Tensor, "b v k"]
+    knockouts: tuple[Knockouts, ...]
 
-    def at_query(self, rows: Float[Tensor, "r c"]) -> Float[Tensor, "b c"]:
+    def at_query(self, rows: Float[Tensor, "r ..."]) -> Float[Tensor, "b ..."]:
         return rows.index_select(0, self.query_rows)
+
+    def blind(self, window: int | None) -> Bool[Tensor, "b v"] | None:
+        """The variants that leave their query without any visible key; None when there is none."""
+        blind = np.zeros(self.hidden.shape[:2], dtype=bool)
+        for row, knockouts in zip(blind, self.knockouts, strict=True):
+            row[: len(knockouts.masked)] = knockouts.undefined(window)
+        return torch.from_numpy(blind).to(self.hidden.device) if blind.any() else None
 
 
 def make_batch(prompts: Sequence[Sequence[int]], knockouts: Sequence[Knockouts], device: torch.device) -> Batch:
@@ -96,4 +108,5 @@ def make_batch(prompts: Sequence[Sequence[int]], knockouts: Sequence[Knockouts],
         origins=Origins(np.repeat(starts + queries, counts), device),
         query_origins=Origins(np.repeat(np.arange(len(prompts)), counts), device),
         hidden=on_device(hidden),
+        knockouts=tuple(knockouts),
     )

@@ -44,14 +44,14 @@ class Attention:
 
     def project(
         self, normed: Float[Tensor, "r e"], rotary: RotaryTables
-    ) -> tuple[Float[Tensor, "r kv g d"], Float[Tensor, "r kv d"], Float[Tensor, "r kv d"]]:
-        """Queries, keys and values of every row, positions applied."""
+    ) -> tuple[Float[Tensor, "r h d"], Float[Tensor, "r kv d"], Float[Tensor, "r kv d"]]:
+        """Queries, keys and values of every row, positions applied; queries in the order ``h = (kv g)``."""
         heads = self.heads
         every = rearrange(self.qkv(normed), "r (h d) -> r h d", d=heads.head_dim)
         qk, v = every.split((heads.num_heads + heads.num_kv_heads, heads.num_kv_heads), dim=1)
         qk = rotary.rotate(qk if self.qk_norm is None else self.qk_norm(qk))
         q, k = qk.split((heads.num_heads, heads.num_kv_heads), dim=1)
-        return rearrange(q, "r (kv g) d -> r kv g d", kv=heads.num_kv_heads), k, v
+        return q, k, v
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,10 @@ class Layer:
     attention: Attention
     mlp_norm: RMSNorm
     mlp: GatedMLP
+
+    def carry_mlp(self, mid: Carried) -> Carried:
+        """What the MLP adds to the stream between attention and MLP."""
+        return self.mlp.carry(self.mlp_norm.carry(mid))
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,15 @@ class Origins:
     def rows(self) -> Int[Tensor, " m"]:
         return torch.from_numpy(self.host).to(self.device, non_blocking=True)
 
+    @cached_property
+    def only(self) -> int | None:
+        """The one baseline row that all differences belong to, if there is just one."""
+        return int(self.host[0]) if len(self.host) and (self.host == self.host[0]).all() else None
+
+    def take(self, baseline: Float[Tensor, "r c"]) -> Float[Tensor, "_ c"]:
+        """The baseline row of every difference row; a single row, to be broadcast, where all share one."""
+        return baseline.index_select(0, self.rows) if self.only is None else baseline[self.only : self.only + 1]
+
     @cache  # noqa: B019 - lives as long as its batch
     def part(self, start: int, stop: int) -> tuple[Int[Tensor, " r"], "Origins"]:
         """The distinct baseline rows that differences ``start`` to ``stop`` need, and their origins among those."""
@@ -62,10 +71,6 @@ class Carried:
     @property
     def delta(self) -> Float[Tensor, "m c"]:
         return self.rows[self.num_baseline :]
-
-    def at_origin(self, baseline: Float[Tensor, "r c2"]) -> Float[Tensor, "m c2"]:
-        """The baseline row of every difference row."""
-        return baseline.index_select(0, self.origins.rows)
 
     def with_rows(self, rows: Float[Tensor, "n c2"]) -> "Carried":
         return replace(self, rows=rows)
@@ -119,17 +124,17 @@ class RMSNorm:
         out = torch.empty_like(x.rows)
         scale = self._inverse_rms(x.baseline)
         torch.mul(x.baseline * scale, self.weight, out=out[: x.num_baseline])
-        if len(x.delta):
-            origin, scale = x.at_origin(x.baseline), x.at_origin(scale)
-            moved = origin + x.delta
-            growth = (x.delta * (origin + moved)).mean(-1, keepdim=True) * scale.square()
-            change = torch.expm1(torch.log1p(growth) * -0.5)
-            torch.mul(torch.addcmul(x.delta, moved, change) * scale, self.weight, out=out[x.num_baseline :])
+        if len(x.origins):
+            origin, scale = x.origins.take(x.baseline), x.origins.take(scale)
+            growth = torch.linalg.vecdot(x.delta, torch.add(x.delta, origin, alpha=2))[:, None]
+            change = growth.mul_(scale.square() / x.rows.shape[1]).log1p_().mul_(-0.5).expm1_()
+            moved = torch.addcmul(x.delta, origin + x.delta, change)
+            torch.mul(moved, scale * self.weight, out=out[x.num_baseline :])
         return x.with_rows(out)
 
     def _inverse_rms(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... 1"]:
-        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
-        return torch.rsqrt(mean_square + self.eps)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return norm.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,23 +146,22 @@ class Activation:
     difference: Callable[[Tensor, Tensor], Tensor]
 
 
-def silu_difference(x: Float[Tensor, "m f"], delta: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
-    """silu(x + Δ) - silu(x), to full relative accuracy for any Δ.
+def silu_difference(x: Float[Tensor, "_ f"], delta: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
+    """silu(x + Δ) - silu(x), to full relative accuracy for any Δ; ``x`` may be one row for all.
 
-    silu(x') - silu(x) = Δ·σ(x') + x·(σ(x') - σ(x)), and with hi, lo the larger and smaller of x, x':
-    σ(hi) - σ(lo) = -σ(hi)·σ(-lo)·expm1(-(hi - lo)), where no factor overflows.
+    With x' = x + Δ: silu(x') - silu(x) = Δ·σ(x') + x·(σ(x') - σ(x)), and from (p - q)/(p + q) = tanh(Δ/2) for
+    p = σ(x')·σ(-x), q = σ(x)·σ(-x'): σ(x') - σ(x) = tanh(Δ/2)·(p + q). All terms of p + q are positive, none overflows.
     """
-    moved = x + delta
-    step = torch.maximum(x, moved).sigmoid_() * torch.minimum(x, moved).neg_().sigmoid_()
-    step *= torch.expm1(-delta.abs())
-    step.copysign_(delta)
-    return torch.addcmul(step.mul_(x), moved.sigmoid_(), delta)
+    here, opposite = torch.sigmoid(x), torch.sigmoid(-x)
+    there = (x + delta).sigmoid_()
+    step = torch.addcmul(x * here, there, x * (opposite - here))
+    return step.mul_((delta * 0.5).tanh_()).addcmul_(there, delta)
 
 
 def wide_difference(value: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     """The difference of a function without a closed form, taken in float64."""
 
-    def difference(x: Float[Tensor, "m f"], delta: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
+    def difference(x: Float[Tensor, "_ f"], delta: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
         wide = x.double()
         return (value(wide + delta) - value(wide)).to(x.dtype)
 
@@ -170,13 +174,11 @@ SILU = Activation("silu", F.silu, silu_difference)
 def carry_gated(gate_up: Carried, activation: Activation) -> Carried:
     """act(gate)·up, gate and up side by side: act(g')u' - act(g)u = (act(g') - act(g))·u' + act(g)·Δu."""
     gate, up = gate_up.rows.chunk(2, dim=-1)
-    r = gate_up.num_baseline
+    r, take = gate_up.num_baseline, gate_up.origins.take
     out = torch.empty_like(gate, memory_format=torch.contiguous_format)
     activated = activation.value(gate[:r])
     torch.mul(activated, up[:r], out=out[:r])
-    if len(gate_up.delta):
-        at_origin = gate_up.at_origin
-        moved_up = at_origin(up[:r]) + up[r:]
-        torch.mul(activation.difference(at_origin(gate[:r]), gate[r:]), moved_up, out=out[r:])
-        out[r:].addcmul_(at_origin(activated), up[r:])
+    if len(gate_up.origins):
+        torch.mul(activation.difference(take(gate[:r]), gate[r:]), take(up[:r]) + up[r:], out=out[r:])
+        out[r:].addcmul_(take(activated), up[r:])
     return gate_up.with_rows(out)

@@ -14,29 +14,37 @@ from torch import Tensor
 
 from engine.sweep import Readout, Site
 
-BUFFERED_CELLS = 1 << 22
-"""Activations that wait to become distances together: a small prompt needs one round, a long one stays bounded."""
+BUFFERED_CELLS = 1 << 20
+"""Activations that become distances together: a small prompt needs one round, a long one stays in the caches."""
 
 
-def distances(baseline: Float[Tensor, "m h c"], delta: Float[Tensor, "m h c"]) -> Float[Tensor, "m h 2"]:
-    """(|Δ|, 1 - cos(b, b + Δ)) of every vector, reduced in float64 where the device has it.
+def distances(
+    baseline: Float[Tensor, "b h c"], delta: Float[Tensor, "m h c"], prompt: Int[Tensor, " m"]
+) -> Float[Tensor, "m h 2"]:
+    """(|Δ|, 1 - cos(b, b + Δ)) of every vector, where ``prompt`` names the baseline row of each difference row.
 
-    With Δ⊥ the part of Δ across b and m = b + Δ, for cos > 0: 1 - cos = |Δ⊥|² / (|m|²·(1 + cos)). The cosine with a
-    zero vector is NaN.
+    With Δ⊥ the part of Δ across b and m = b + Δ, for cos > 0: 1 - cos = |Δ⊥|² / (|m|²·(1 + cos)). Δ is first scaled to
+    its largest channel, so that no square underflows; the scalars are combined in float64 where the device has it. The
+    cosine with a zero vector is NaN.
     """
-    wide = torch.float32 if baseline.device.type == "mps" else torch.float64
-    moved = baseline + delta
-    size, moved_size = _norm(baseline, wide), _norm(moved, wide)
-    along = (baseline * delta).sum(-1, dtype=wide) / size.square()
-    across = torch.addcmul(delta, baseline, along.to(delta.dtype)[..., None], value=-1.0)
-    cosine = size * (1 + along) / moved_size
-    close = _norm(across, wide).square() / (moved_size.square() * (1 + cosine))
+    b = baseline.index_select(0, prompt)
+    largest = torch.linalg.vector_norm(delta, ord=torch.inf, dim=-1, keepdim=True)
+    largest.clamp_(min=torch.finfo(delta.dtype).tiny)
+    unit = delta / largest
+    size = _wide(torch.linalg.vector_norm(baseline, dim=-1)).index_select(0, prompt)
+    along = _wide((b * unit).sum(-1)) / size.square()
+    across = torch.addcmul(unit, b, along.to(delta.dtype)[..., None], value=-1.0)
+    scale = _wide(largest[..., 0])
+    l2, across_size = (_wide(torch.linalg.vector_norm(x, dim=-1)) * scale for x in (unit, across))
+    moved_size = _wide(torch.linalg.vector_norm(b + delta, dim=-1))
+    cosine = size * (1 + along * scale) / moved_size
+    close = (across_size / moved_size).square() / (1 + cosine)
     distance = torch.where(cosine > 0, close, 1 - cosine).masked_fill(moved_size == 0, torch.nan)
-    return torch.stack((_norm(delta, wide), distance), dim=-1).to(delta.dtype)
+    return torch.stack((l2, distance), dim=-1).to(delta.dtype)
 
 
-def _norm(x: Float[Tensor, "m h c"], wide: torch.dtype) -> Float[Tensor, "m h"]:
-    return torch.linalg.vector_norm(x, dim=-1, dtype=wide)
+def _wide(x: Float[Tensor, "m h"]) -> Float[Tensor, "m h"]:
+    return x if x.device.type == "mps" else x.double()
 
 
 class DistanceBuffer:
@@ -44,31 +52,38 @@ class DistanceBuffer:
 
     def __init__(self, prompt_of_variant: Int[Tensor, " m"]) -> None:
         self._prompt_of_variant = prompt_of_variant
-        self._waiting: list[tuple[Site, Site]] = []
+        self._waiting: list[tuple[Site, ...]] = []
         self._cells = 0
         self._done: list[Float[Tensor, "l m site 2"]] = []
 
-    def add(self, updates: Site, heads: Site) -> None:
+    def add(self, sites: tuple[Site, ...]) -> None:
         """Take one layer's sites."""
-        self._waiting.append((updates, heads))
-        self._cells += updates.delta.numel() + heads.delta.numel()
+        self._waiting.append(sites)
+        self._cells += sum(site.delta.numel() for site in sites)
         if self._cells > BUFFERED_CELLS:
             self._reduce()
 
     def result(self) -> Float[Tensor, "l m site 2"]:
-        """The distances of all layers: Full, Attn, then every head."""
+        """The distances of all layers, sites in the order in which they came."""
         self._reduce()
         return torch.cat(self._done)
 
     def _reduce(self) -> None:
         if self._waiting:
-            sites = [self._distances(kind) for kind in zip(*self._waiting, strict=True)]
+            sites = [self._distances(layers) for layers in zip(*self._waiting, strict=True)]
             self._done.append(torch.cat(sites, dim=2))
         self._waiting, self._cells = [], 0
 
     def _distances(self, layers: tuple[Site, ...]) -> Float[Tensor, "l m h 2"]:
-        baseline = torch.cat([site.baseline.index_select(0, self._prompt_of_variant) for site in layers])
-        measured = distances(baseline, torch.cat([site.delta for site in layers]))
+        """Layers laid end to end are rows like any others, each layer with baselines of its own."""
+        baseline = torch.cat([site.baseline for site in layers])
+        delta = layers[0].delta if len(layers) == 1 else torch.cat([site.delta for site in layers])
+        baseline, delta = (rearrange(x, "n (h c) -> n h c", h=layers[0].num_vectors) for x in (baseline, delta))
+        shifts = torch.arange(len(layers), device=delta.device) * len(layers[0].baseline)
+        prompt = rearrange(rearrange(shifts, "l -> l 1") + self._prompt_of_variant, "l m -> (l m)")
+        at_once = max(1, BUFFERED_CELLS // delta[0].numel())
+        parts = zip(delta.split(at_once), prompt.split(at_once), strict=True)
+        measured = torch.cat([distances(baseline, part, of) for part, of in parts])
         return rearrange(measured, "(l m) h metric -> l m h metric", l=len(layers))
 
 
@@ -82,8 +97,8 @@ def measure_readouts(
     for readout in readouts:
         residual = readout.residual
         magnitudes.append(torch.linalg.vector_norm(residual, ord=torch.inf))
-        if readout.updates is not None and readout.heads is not None:
-            buffer.add(readout.updates, readout.heads)
+        if readout.sites:
+            buffer.add(readout.sites)
     assert residual is not None
     measured = buffer.result()
     host = torch.cat((measured.flatten(), torch.stack(magnitudes))).cpu().numpy()

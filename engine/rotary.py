@@ -25,6 +25,10 @@ class RotaryTables:
         turned = torch.addcmul(halves * self.cos, halves.flip(-2), self.signed_sin)
         return rearrange(turned, "r h half d -> r h (half d)")
 
+    def part(self, rows: slice) -> "RotaryTables":
+        """The tables of some of the rows."""
+        return RotaryTables(self.cos[rows], self.signed_sin[rows])
+
 
 def rotary_tables(cos: Float[Tensor, "r c"], sin: Float[Tensor, "r c"]) -> RotaryTables:
     """Tables from the model's own cosines and sines, one row per row of the batch."""

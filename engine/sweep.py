@@ -9,49 +9,48 @@ Axes as in ``batches`` and ``attention``; ``e`` residual channel.
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from engine.attention import causal_z, masked_pattern, query_scores, visible_keys, z_difference
+from engine.attention import attended, causal_z, query_scores, visible_keys, z_difference
 from engine.batches import Batch
-from engine.decoder import Attention, Decoder, Heads, Layer
+from engine.decoder import Decoder, Layer
 from engine.difference import Carried, carried, carry_in_chunks
 from engine.rotary import RotaryTables
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A vector that is read: its baseline value per prompt and its difference per variant, ``h`` vectors each."""
+    """What is read: ``num_vectors`` vectors side by side, their baseline per prompt and difference per variant."""
 
-    baseline: Float[Tensor, "b h c"]
-    delta: Float[Tensor, "m h c"]
+    baseline: Float[Tensor, "b c"]
+    delta: Float[Tensor, "m c"]
+    num_vectors: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """What one layer shows: the stream that leaves it and, where the layer is measured, its sites.
+    """What one layer shows: the stream that leaves it and, where the layer is measured, its sites Full, Attn, heads.
 
     ``residual`` has all rows, or only the queries' rows when no later layer follows.
     """
 
     layer: int
     residual: Float[Tensor, "r e"]
-    updates: Site | None = None
-    """Full and Attn, in this order along ``h``."""
-    heads: Site | None = None
+    sites: tuple[Site, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what a pass holds at once; they change its memory, not its numbers."""
+    """Bounds on what a pass holds at once; they change its memory and its use of caches, not its numbers."""
 
-    mlp_rows: int = 1024
-    """Rows that go through an MLP together."""
-    pattern_cells: int = 1 << 22
+    rows: int = 256
+    """Rows that go through a projection or an MLP together."""
+    pattern_cells: int = 1 << 20
     """Cells of the variants' patterns (prompt x variant x head x key) made together."""
 
 
@@ -62,53 +61,100 @@ def sweep(
 
     Knockouts are made in ``layers`` only; the others pass the baseline on. The caller decides on inference mode.
     """
-    limits = limits or Limits()
+    run = _Run(decoder, batch, decoder.rotary(batch.positions, batch.prompts.width), limits or Limits())
     last = len(decoder.layers) - 1 if to_end else max(layers)
-    rotary = decoder.rotary(batch.positions, batch.prompts.width)
     residual = decoder.embed(batch.token_ids)
     for index in range(last + 1):
-        layer, measured, final = decoder.layers[index], index in layers, index == last
-        z = _attend(layer, batch, rotary, residual, limits, measured=measured, final=final)
+        readout = run.layer(index, residual, measured=index in layers, final=index == last)
+        residual = readout.residual
+        yield readout
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One batch on its way through a decoder."""
+
+    decoder: Decoder
+    batch: Batch
+    rotary: RotaryTables
+    limits: Limits
+    masks: dict[int | None, "_Masks"] = field(default_factory=dict)
+
+    def layer(self, index: int, residual: Float[Tensor, "r e"], *, measured: bool, final: bool) -> Readout:
+        """One layer; ``final`` drops the rows that nothing reads, all but the queries'."""
+        layer, batch = self.decoder.layers[index], self.batch
+        z = self._attend(layer, residual, measured=measured, final=final)
         attn_out = layer.attention.output.carry(z)
         mid = _add_residual(attn_out, batch.at_query(residual) if final else residual)
-        mlp_out = carry_in_chunks(layer.mlp.carry, layer.mlp_norm.carry(mid), max_rows=limits.mlp_rows)
-        residual = mid.baseline + mlp_out.baseline
-        sites = _sites(batch, decoder.heads, z, attn_out, mlp_out, final=final) if measured else {}
-        yield Readout(index, residual, **sites)
+        mlp_out = carry_in_chunks(layer.carry_mlp, mid, max_rows=self.limits.rows)
+        leaving = mid.baseline + mlp_out.baseline
+        return Readout(index, leaving, self._sites(z, attn_out, mlp_out, final=final) if measured else ())
+
+    def _attend(self, layer: Layer, residual: Float[Tensor, "r e"], *, measured: bool, final: bool) -> Carried:
+        """Head outputs of every row (of the queries alone when ``final``) and, if ``measured``, their differences."""
+        attention, prompts, masks = layer.attention, self.batch.prompts, self._masks(layer.attention.window)
+        q, k, v = _project(layer, residual, self.rotary, self.limits)
+        keys, values = prompts.heads(k), prompts.heads(v)
+        scores = query_scores(self.batch.at_query(q), keys, scale=attention.scale, visible=masks.visible)
+        pattern = torch.softmax(scores, dim=-1)
+        if final:
+            z = rearrange(attended(pattern, values), "b kv g d -> b (kv g d)")
+        else:
+            grid = causal_z(prompts.heads(q), keys, values, scale=attention.scale, window=attention.window)
+            z = prompts.from_heads(grid)
+        if not measured:
+            return Carried(z, self.batch.origins.none())
+        delta = self._z_differences(scores, pattern, values, masks)
+        return carried(z, delta, self.batch.query_origins if final else self.batch.origins)
+
+    def _z_differences(
+        self,
+        scores: Float[Tensor, "b kv g k"],
+        pattern: Float[Tensor, "b kv g k"],
+        values: Float[Tensor, "b kv k d"],
+        masks: "_Masks",
+    ) -> Float[Tensor, "m c"]:
+        """The variants' differences, as many variants at a time as the limits allow."""
+        at_once = max(1, self.limits.pattern_cells // scores.numel())
+        hidden = self.batch.hidden.split(at_once, dim=1)
+        blind = [None] * len(hidden) if masks.blind is None else masks.blind.split(at_once, dim=1)
+        parts = [z_difference(scores, pattern, values, hidden=h, blind=b) for h, b in zip(hidden, blind, strict=True)]
+        return self.batch.variants.rows(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+
+    def _masks(self, window: int | None) -> "_Masks":
+        if window not in self.masks:
+            visible = visible_keys(self.batch.query_positions, self.batch.prompts.width, window)
+            self.masks[window] = _Masks(visible, self.batch.blind(window))
+        return self.masks[window]
+
+    def _sites(self, z: Carried, attn_out: Carried, mlp_out: Carried, *, final: bool) -> tuple[Site, ...]:
+        """The sites at the queries. Full is what attention and MLP add together; no two streams are subtracted."""
+        z_b, attn_b, mlp_b = (x.baseline if final else self.batch.at_query(x.baseline) for x in (z, attn_out, mlp_out))
+        return (
+            Site(attn_b + mlp_b, attn_out.delta + mlp_out.delta),
+            Site(attn_b, attn_out.delta),
+            Site(z_b, z.delta, self.decoder.heads.num_heads),
+        )
 
 
-def _attend(
-    layer: Layer,
-    batch: Batch,
-    rotary: RotaryTables,
-    residual: Float[Tensor, "r e"],
-    limits: Limits,
-    *,
-    measured: bool,
-    final: bool,
-) -> Carried:
-    """Head outputs of every row (of the queries alone when ``final``) and, if ``measured``, their differences."""
-    attention, prompts = layer.attention, batch.prompts
-    q, k, v = attention.project(layer.attn_norm(residual), rotary)
-    keys, values = prompts.grid(k), prompts.grid(v)
-    scores = query_scores(q.index_select(0, batch.query_rows), keys, scale=attention.scale)
-    visible = visible_keys(batch.query_positions, prompts.width, attention.window)
-    if final:
-        z = masked_pattern(scores, rearrange(visible, "b k -> b 1 1 k")) @ rearrange(values, "b k kv d -> b kv k d")
-    else:
-        z = prompts.rows(causal_z(prompts.grid(q), keys, values, scale=attention.scale, window=attention.window))
-    z = rearrange(z, "r kv g d -> r (kv g d)")
-    if not measured:
-        return Carried(z, batch.origins.none())
-    hidden_parts = batch.hidden.split(_variants_at_once(batch, attention, limits), dim=1)
-    delta = torch.cat([z_difference(scores, values, visible=visible, hidden=part) for part in hidden_parts], dim=1)
-    delta = rearrange(batch.variants.rows(delta), "m kv g d -> m (kv g d)")
-    return carried(z, delta, batch.query_origins if final else batch.origins)
+@dataclass(frozen=True, slots=True)
+class _Masks:
+    """What the queries see through one window: their visible keys, and the variants that are left with none."""
+
+    visible: Bool[Tensor, "b k"]
+    blind: Bool[Tensor, "b v"] | None
 
 
-def _variants_at_once(batch: Batch, attention: Attention, limits: Limits) -> int:
-    b, _, k = batch.hidden.shape
-    return max(1, limits.pattern_cells // (b * k * attention.heads.num_heads))
+def _project(
+    layer: Layer, residual: Float[Tensor, "r e"], rotary: RotaryTables, limits: Limits
+) -> tuple[Float[Tensor, "r h d"], Float[Tensor, "r kv d"], Float[Tensor, "r kv d"]]:
+    """Queries, keys and values of every row, some rows at a time."""
+    if len(residual) <= limits.rows:
+        return layer.attention.project(layer.attn_norm(residual), rotary)
+    places = [slice(start, start + limits.rows) for start in range(0, len(residual), limits.rows)]
+    parts = [layer.attention.project(layer.attn_norm(residual[rows]), rotary.part(rows)) for rows in places]
+    q, k, v = (torch.cat(part) for part in zip(*parts, strict=True))
+    return q, k, v
 
 
 def _add_residual(attn_out: Carried, residual: Float[Tensor, "r e"]) -> Carried:
@@ -116,20 +162,3 @@ def _add_residual(attn_out: Carried, residual: Float[Tensor, "r e"]) -> Carried:
     mid = attn_out.with_rows(attn_out.rows.clone())
     mid.baseline.add_(residual)
     return mid
-
-
-def _sites(
-    batch: Batch, heads: Heads, z: Carried, attn_out: Carried, mlp_out: Carried, *, final: bool
-) -> dict[str, Site]:
-    """The sites at the queries. Full is what attention and MLP add together; no two streams are subtracted."""
-
-    def at_query(x: Carried) -> Float[Tensor, "b c"]:
-        return x.baseline if final else batch.at_query(x.baseline)
-
-    def by_head(rows: Float[Tensor, "n c"]) -> Float[Tensor, "n h d"]:
-        return rearrange(rows, "n (h d) -> n h d", h=heads.num_heads)
-
-    attn, mlp = at_query(attn_out), at_query(mlp_out)
-    baseline = torch.stack((attn + mlp, attn), dim=1)
-    delta = torch.stack((attn_out.delta + mlp_out.delta, attn_out.delta), dim=1)
-    return {"updates": Site(baseline, delta), "heads": Site(by_head(at_query(z)), by_head(z.delta))}

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from engine.attention import causal_z, masked_pattern, query_scores, visible_keys, z_difference
+from engine.attention import causal_z, query_scores, visible_keys, z_difference
 from engine.batches import Batch, make_batch
 from engine.decoder import Decoder
 from engine.difference import carried, carry_gated
@@ -40,21 +40,22 @@ def walk(decoder: Decoder, prompt: Prompt, *, layer: int, token: int) -> Iterato
     normed = block.attn_norm(stream)
     yield Stop("normed", "s e", normed)
     q, k, v = attention.project(normed, decoder.rotary(batch.positions, len(prompt)))
-    yield Stop("q", "s kv g d", q)
-    yield Stop("k", "s kv d", k)
-    yield Stop("v", "s kv d", v)
-    keys, values = batch.prompts.grid(k), batch.prompts.grid(v)
-    scores = query_scores(q[-1:], keys, scale=attention.scale)
-    yield Stop("scores of the query", "b kv g k", scores)
+    q, k, v = (batch.prompts.heads(x) for x in (q, k, v))
+    yield Stop("q", "b (kv g) s d", q)
+    yield Stop("k", "b kv s d", k)
+    yield Stop("v", "b kv s d", v)
     visible = visible_keys(batch.query_positions, len(prompt), attention.window)
-    yield Stop("pattern", "b kv g k", masked_pattern(scores, visible[:, None, None]))
-    yield Stop("masked pattern", "b kv g k", masked_pattern(scores, (visible & ~batch.hidden[:, 0])[:, None, None]))
-    z = causal_z(batch.prompts.grid(q), keys, values, scale=attention.scale, window=attention.window)
-    yield Stop("z", "b s kv g d", z)
-    delta = z_difference(scores, values, visible=visible, hidden=batch.hidden)
-    yield Stop("z difference", "b v kv g d", delta)
-    rows = rearrange(z, "b s kv g d -> (b s) (kv g d)")
-    attn_out = attention.output.carry(carried(rows, rearrange(delta, "b v kv g d -> (b v) (kv g d)"), batch.origins))
+    scores = query_scores(q[:, :, -1], k, scale=attention.scale, visible=visible)
+    yield Stop("scores of the query", "b kv g k", scores)
+    pattern = torch.softmax(scores, dim=-1)
+    yield Stop("pattern", "b kv g k", pattern)
+    masked = torch.where(rearrange(batch.hidden, "b v k -> b v 1 k"), -torch.inf, scores)
+    yield Stop("masked pattern", "b kv g k", torch.softmax(masked, dim=-1))
+    z = batch.prompts.from_heads(causal_z(q, k, v, scale=attention.scale, window=attention.window))
+    yield Stop("z", "s (kv g d)", z)
+    delta = z_difference(scores, pattern, v, hidden=batch.hidden, blind=batch.blind(attention.window))
+    yield Stop("z difference", "b v (kv g d)", delta)
+    attn_out = attention.output.carry(carried(z, batch.variants.rows(delta), batch.origins))
     yield Stop("attn_out and its difference", "n e", attn_out.rows)
     mid = carried(attn_out.baseline + stream, attn_out.delta, batch.origins)
     gate_up = block.mlp.gate_up.carry(block.mlp_norm.carry(mid))

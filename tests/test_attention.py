@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.attention import causal_z, masked_pattern, query_scores, visible_keys, z_difference
+from engine.attention import causal_z, query_scores, visible_keys, z_difference
 from engine.rotary import rotary_tables
 
 B, S, KV, G, D = 2, 7, 3, 2, 5
@@ -12,8 +12,8 @@ B, S, KV, G, D = 2, 7, 3, 2, 5
 @pytest.fixture
 def qkv():
     random = torch.Generator().manual_seed(0)
-    q = torch.randn(B, S, KV, G, D, generator=random, dtype=torch.float64)
-    k, v = torch.randn(2, B, S, KV, D, generator=random, dtype=torch.float64)
+    q = torch.randn(B, KV * G, S, D, generator=random, dtype=torch.float64)
+    k, v = torch.randn(2, B, KV, S, D, generator=random, dtype=torch.float64)
     return q, k, v
 
 
@@ -23,8 +23,8 @@ def slow_z(q, k, v, *, scale, sees):
     for b, i, kv, g in torch.cartesian_prod(*map(torch.arange, (B, S, KV, G))).tolist():
         keys = [j for j in range(S) if sees(b, i, j)]
         if keys:
-            scores = torch.stack([q[b, i, kv, g] @ k[b, j, kv] * scale for j in keys])
-            z[b, i, kv, g] = torch.softmax(scores, 0) @ v[b, keys, kv]
+            scores = torch.stack([q[b, kv * G + g, i] @ k[b, kv, j] * scale for j in keys])
+            z[b, kv * G + g, i] = torch.softmax(scores, 0) @ v[b, kv, keys]
     return z
 
 
@@ -45,20 +45,22 @@ def test_difference_of_every_variant(qkv, window, sharpness):
     for i, keys in enumerate(hidden_keys):
         hidden[:, i, list(keys)] = True
     rows = torch.arange(B)
-    scores = query_scores(q[rows, query], k, scale=0.4)
-    delta = z_difference(scores, v, visible=visible_keys(query, S, window), hidden=hidden)
+    visible = visible_keys(query, S, window)
+    scores = query_scores(q[rows, :, query], k, scale=0.4, visible=visible)
+    blind = ~(visible[:, None] & ~hidden).any(-1)
+    delta = z_difference(scores, torch.softmax(scores, -1), v, hidden=hidden, blind=blind)
     baseline = slow_z(q, k, v, scale=0.4, sees=lambda b, i, j: 0 <= i - j < (window or S))
     for i, keys in enumerate(hidden_keys):
         masked = slow_z(q, k, v, scale=0.4, sees=lambda b, i, j, cut=keys: 0 <= i - j < (window or S) and j not in cut)
-        torch.testing.assert_close(delta[:, i], (masked - baseline)[rows, query], rtol=1e-7, atol=1e-13)
+        expected = (masked - baseline)[rows, :, query].flatten(1)
+        torch.testing.assert_close(delta[:, i], expected, rtol=1e-7, atol=1e-13)
 
 
-def test_hidden_keys_get_exactly_nothing_and_the_rest_sums_to_one(qkv):
+def test_keys_that_are_not_visible_get_exactly_nothing(qkv):
     q, k, _ = qkv
-    scores = query_scores(q[:, -1] * 50, k, scale=1.0)
-    visible = torch.ones(B, 1, 1, S, dtype=torch.bool)
-    visible[..., 2] = False
-    pattern = masked_pattern(scores, visible)
+    visible = torch.ones(B, S, dtype=torch.bool)
+    visible[:, 2] = False
+    pattern = torch.softmax(query_scores(q[:, :, -1] * 50, k, scale=1.0, visible=visible), -1)
     assert (pattern[..., 2] == 0).all()
     torch.testing.assert_close(pattern.sum(-1), torch.ones(B, KV, G, dtype=torch.float64))
 
@@ -66,19 +68,13 @@ def test_hidden_keys_get_exactly_nothing_and_the_rest_sums_to_one(qkv):
 def test_a_key_with_all_the_attention_is_removed_exactly(qkv):
     """At a = 1 - 1e-40 the short form (o - a·v)/(1 - a) divides by zero; a masked softmax does not."""
     q, k, v = qkv
-    scores = query_scores(q[:, -1], k, scale=0.4)
+    scores = query_scores(q[:, :, -1], k, scale=0.4, visible=torch.ones(B, S, dtype=torch.bool))
     scores[..., 0] += 92.0
     hidden = torch.zeros(B, 1, S, dtype=torch.bool)
     hidden[..., 0] = True
-    visible = torch.ones(B, S, dtype=torch.bool)
-    delta = z_difference(scores, v, visible=visible, hidden=hidden)[:, 0]
-    rest = torch.softmax(scores[..., 1:], -1) @ v[:, 1:].transpose(1, 2)
-    torch.testing.assert_close(delta, rest - v[:, 0, :, None], rtol=1e-10, atol=1e-12)
-
-
-def test_a_query_that_sees_nothing_attends_to_nothing():
-    pattern = masked_pattern(torch.zeros(1, 4), torch.zeros(1, 4, dtype=torch.bool))
-    assert (pattern == 0).all()
+    delta = z_difference(scores, torch.softmax(scores, -1), v, hidden=hidden)[:, 0]
+    rest = torch.softmax(scores[..., 1:], -1) @ v[:, :, 1:]
+    torch.testing.assert_close(delta, (rest - v[:, :, :1]).flatten(1), rtol=1e-10, atol=1e-12)
 
 
 def test_rotation_turns_half_split_pairs():

@@ -7,7 +7,7 @@ from tiny import CASES, build, token_ids
 
 from benchmarks.oracle import float64_model
 from engine import AttentionMasker
-from engine.attention import masked_pattern, query_scores, visible_keys
+from engine.attention import query_scores, visible_keys
 from engine.batches import make_batch
 from engine.distances import measure_readouts
 from engine.knockouts import Knockouts, single_tokens
@@ -39,7 +39,7 @@ def test_the_stream_is_the_sum_of_what_the_layers_add(case, masker):
     entering = masker.decoder.embed(torch.tensor(ids))[-1]
     for readout in readouts:
         leaving = readout.residual[-1]
-        torch.testing.assert_close(entering + readout.updates.baseline[0, 0], leaving, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(entering + readout.sites[0].baseline[0], leaving, rtol=1e-11, atol=1e-11)
         entering = leaving
 
 
@@ -47,10 +47,10 @@ def test_z_through_the_projection_is_the_attention_output(case, masker):
     ids = token_ids(case)
     _, readouts = readouts_of(masker, [ids], [single_tokens(len(ids), None)])
     for readout, layer in zip(readouts, masker.decoder.layers, strict=True):
-        projected = layer.attention.output(readout.heads.baseline.flatten(1))
-        torch.testing.assert_close(projected[0], readout.updates.baseline[0, 1])
-        moved = layer.attention.output.product(readout.heads.delta.flatten(1))
-        torch.testing.assert_close(moved, readout.updates.delta[:, 1])
+        projected = layer.attention.output(readout.sites[2].baseline)
+        torch.testing.assert_close(projected[0], readout.sites[1].baseline[0])
+        moved = layer.attention.output.product(readout.sites[2].delta)
+        torch.testing.assert_close(moved, readout.sites[1].delta)
 
 
 def test_masked_heads_equal_the_closed_form(case, masker):
@@ -61,13 +61,14 @@ def test_masked_heads_equal_the_closed_form(case, masker):
     for readout, layer in zip(readouts, masker.decoder.layers, strict=True):
         rotary = masker.decoder.rotary(batch.positions, len(ids))
         q, k, v = layer.attention.project(layer.attn_norm(stream), rotary)
-        scores = query_scores(q[-1:], k[None], scale=layer.attention.scale)
         visible = visible_keys(batch.query_positions, len(ids), layer.attention.window)
-        a = masked_pattern(scores, visible[:, None, None])[0].flatten(0, 1).T[..., None]
+        keys = batch.prompts.heads(k)
+        scores = query_scores(q[-1:], keys, scale=layer.attention.scale, visible=visible)
+        a = torch.softmax(scores, -1)[0].flatten(0, 1).T[..., None]
         values = v.repeat_interleave(masker.decoder.heads.queries_per_kv, dim=1)
-        z = readout.heads.baseline
+        z, delta = (x.unflatten(1, (*a.shape[1:2], -1)) for x in (readout.sites[2].baseline, readout.sites[2].delta))
         safe = (a < 0.999).expand_as(values)
-        torch.testing.assert_close((z + readout.heads.delta)[safe], ((z - a * values) / (1 - a))[safe])
+        torch.testing.assert_close((z + delta)[safe], ((z - a * values) / (1 - a))[safe])
         stream = readout.residual
 
 
@@ -94,7 +95,7 @@ def test_subsets_are_rows_of_the_full_table(case, masker):
     np.testing.assert_allclose(part.distances, full[[0, 2]][:, [1, 5]], rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize("limits", [Limits(mlp_rows=1), Limits(mlp_rows=5), Limits(pattern_cells=1)])
+@pytest.mark.parametrize("limits", [Limits(rows=1), Limits(rows=5), Limits(pattern_cells=1)])
 def test_a_chunked_run_gives_the_same_table(case, masker, limits, monkeypatch):
     ids = token_ids(case)
     full = masker.measure(ids).distances
@@ -133,11 +134,13 @@ def test_per_head_cosine_equals_that_of_value_zeroing(case, masker):
     stream = masker.decoder.embed(batch.token_ids)
     for readout, layer in zip(readouts, masker.decoder.layers, strict=True):
         q, k, v = layer.attention.project(layer.attn_norm(stream), masker.decoder.rotary(batch.positions, len(ids)))
-        scores = query_scores(q[-1:], k[None], scale=layer.attention.scale)
         visible = visible_keys(batch.query_positions, len(ids), layer.attention.window)
-        a = masked_pattern(scores, visible[:, None, None])[0].flatten(0, 1).T[..., None]
+        keys = batch.prompts.heads(k)
+        scores = query_scores(q[-1:], keys, scale=layer.attention.scale, visible=visible)
+        a = torch.softmax(scores, -1)[0].flatten(0, 1).T[..., None]
         values = v.repeat_interleave(masker.decoder.heads.queries_per_kv, dim=1)
-        zeroed, masked = readout.heads.baseline - a * values, readout.heads.baseline + readout.heads.delta
+        z, delta = (x.unflatten(1, (*a.shape[1:2], -1)) for x in (readout.sites[2].baseline, readout.sites[2].delta))
+        zeroed, masked = z - a * values, z + delta
         defined = (a[..., 0] < 0.999) & (masked.norm(dim=-1) > 0)
         cosine = torch.nn.functional.cosine_similarity(zeroed, masked, dim=-1)
         torch.testing.assert_close(cosine[defined], torch.ones_like(cosine[defined]))
