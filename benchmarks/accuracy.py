@@ -6,12 +6,13 @@ the vector, nor a cosine distance below some 1e-16. Where it resolves a cell the
 errors are given for these cells alone too: their truth owes nothing to the engine.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Shaped
 
+from benchmarks.calls import ENGINE, FIRST, NAIVE, WARMUPS
 from benchmarks.compare import Cells, Quantiles, cells_of, quantiles, relative_errors
 from benchmarks.machine import describe_machine
 from benchmarks.naive import NaiveRun, run_naive
@@ -47,7 +48,7 @@ class Measured:
 def run_accuracy(options: Options, *, command: str) -> Report:
     """The accuracy suite: by default the demo model, and a random model of 6 layers with peaked attention."""
     provenance = describe_machine(options.device)
-    found = [_measure(name, options) for name in options.shapes_or("demo", "small")]
+    found = measure_errors(options)
     return Report(
         suite="accuracy",
         command=command,
@@ -55,28 +56,47 @@ def run_accuracy(options: Options, *, command: str) -> Report:
         conditions=[
             f"relative error of the distances in {options.dtype} against float64, all layers and tokens",
             "weights hold bfloat16 values exactly, in every dtype",
-            *(["QUICK RUN: figures are not meant to be reported"] if options.quick else []),
+            f"{ENGINE}: steady state; {FIRST}: on a new AttentionMasker, before weights are laid out anew",
+            *options.warning,
         ],
-        tables=[_table(measured, scope) for measured in found for scope in _scopes(options)],
+        tables=error_tables(found),
         rows=[row for measured in found for row in _rows(measured)],
-        notes=[_truth_note(measured) for measured in found],
+        notes=[truth_note(measured) for measured in found],
         figures=dict(figure for measured in found for figure in _figures(measured)),
-        checks=dict(check for measured in found for check in _checks(measured)),
+        checks=error_checks(found),
+        judged=not options.quick,
     )
 
 
-def _scopes(options: Options) -> tuple[str, ...]:
+def measure_errors(options: Options) -> list[Measured]:
+    """The errors on every shape and length, on the device and in the dtype asked for."""
+    return [
+        _measure(name, length, options)
+        for name in options.shapes_or("demo", "small")
+        for length in options.lengths_or(LENGTH)
+    ]
+
+
+def error_tables(found: Sequence[Measured]) -> list[Table]:
+    """One table a workload and scope."""
+    return [_table(measured, scope) for measured in found for scope in _scopes(measured.workload.dtype)]
+
+
+def error_checks(found: Sequence[Measured]) -> dict[str, bool]:
+    """Statements that have to hold about the truth, and about which cells are undefined."""
+    return dict(check for measured in found for check in _checks(measured))
+
+
+def _scopes(dtype: str) -> tuple[str, ...]:
     """Without the cells whose truth is the engine in float64 when that is what is measured."""
-    return SCOPES[1:] if options.dtype == "float64" else SCOPES
+    return SCOPES[1:] if dtype == "float64" else SCOPES
 
 
-def _measure(name: str, options: Options) -> Measured:
-    workload = load_workload(
-        name, length=options.length_or(LENGTH), device=options.device, dtype=options.dtype, peak=PEAK
-    )
+def _measure(name: str, length: int, options: Options) -> Measured:
+    workload = load_workload(name, length=length, device=options.device, dtype=options.dtype, peak=PEAK)
     truth, resolved, difference = _truth(workload)
     found = _providers(workload, like=truth)
-    kept = {scope: resolved | (scope == SCOPES[0]) for scope in _scopes(options)}
+    kept = {scope: resolved | (scope == SCOPES[0]) for scope in _scopes(options.dtype)}
     return Measured(
         workload=workload,
         errors={
@@ -90,17 +110,19 @@ def _measure(name: str, options: Options) -> Measured:
         },
         float64_difference=difference,
         resolved=float(resolved.mean()),
-        same_gaps=np.array_equal(np.isnan(found["engine"]), np.isnan(truth)),
+        same_gaps=np.array_equal(np.isnan(found[ENGINE]), np.isnan(truth)),
     )
 
 
 def _providers(workload: Workload, *, like: Cells) -> dict[str, Cells]:
     """What is measured; the naive way also with its distances reduced in float64, from the same forwards."""
-    table = AttentionMasker(workload.model).run(workload.token_ids)
+    masker = AttentionMasker(workload.model)
+    first, *_, steady = (masker.run(workload.token_ids) for _ in range(1 + WARMUPS))
     return {
-        "engine": cells_of(table, like=like),
-        "naive": run_naive(workload.model, workload.token_ids).distances,
-        "naive, float64 distances": run_naive(workload.model, workload.token_ids, wide=True).distances,
+        ENGINE: cells_of(steady, like=like),
+        FIRST: cells_of(first, like=like),
+        NAIVE: run_naive(workload.model, workload.token_ids).distances,
+        f"{NAIVE}, float64 distances": run_naive(workload.model, workload.token_ids, wide=True).distances,
     }
 
 
@@ -136,11 +158,10 @@ def _table(measured: Measured, scope: str) -> Table:
 
 def _rows(measured: Measured) -> Iterator[Row]:
     """Per scope, site, distance and provider: three quantiles of the errors, each a figure of its own."""
-    workload, length = measured.workload.name, len(measured.workload.token_ids)
     for (scope, site, distance, provider), q in measured.errors.items():
         for quantile, value in (("median", q.median), ("p99", q.p99), ("max", q.maximum)):
             metric = f"relative error, {site} {distance}, {scope}, {quantile}"
-            yield Row.of(provider, metric, "1", (value,), workload=workload, x=length)
+            yield Row.of(provider, metric, "1", (value,), **measured.workload.labels)
 
 
 def _figures(measured: Measured) -> Iterator[tuple[str, float]]:
@@ -158,7 +179,7 @@ def _checks(measured: Measured) -> Iterator[tuple[str, bool]]:
     yield f"{label}: the same cells are undefined", measured.same_gaps
 
 
-def _truth_note(measured: Measured) -> str:
+def truth_note(measured: Measured) -> str:
     return (
         f"{measured.workload.label}: the truth is the naive way in float64 for {measured.resolved:.1%} of the "
         f"distances (L2 above {RESOLVED:g} of the baseline vector, cosine above {RESOLVED:g}), and the engine in "

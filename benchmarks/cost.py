@@ -20,9 +20,13 @@ class Cost:
     num_bytes: int
     flop: int
 
-    def least_seconds(self, ceilings: Ceilings) -> float:
-        """The larger of reading time and computing time at the measured ceilings (the roofline)."""
-        return max(self.num_bytes / ceilings.bytes_per_second, self.flop / ceilings.flop_per_second)
+    def reading_seconds(self, ceilings: Ceilings) -> float:
+        """Time to read the weights once at the measured bandwidth."""
+        return self.num_bytes / ceilings.bytes_per_second
+
+    def computing_seconds(self, ceilings: Ceilings) -> float:
+        """Time of the arithmetic at the measured rate of matrix products."""
+        return self.flop / ceilings.flop_per_second
 
 
 def forward_cost(model: PreTrainedModel, *, length: int) -> Cost:

@@ -3,14 +3,17 @@
 import os
 import platform
 import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 from benchmarks.measure import time_once
+from benchmarks.options import LeftOut
 
 PACKAGES = ("torch", "transformers", "polars", "mask-impact")
 
@@ -29,10 +32,17 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class Ceilings:
-    """Measured limits of the device: bytes read per second, and float32 matrix products in FLOP per second."""
+    """Measured limits of the device: bytes read per second, and FLOP per second of matrix products in a dtype."""
 
+    dtype: str
     bytes_per_second: float
     flop_per_second: float
+
+
+def require_device(device: str) -> None:
+    """Raises ``LeftOut`` where torch does not see the device."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise LeftOut(f"{device} was asked for, but torch {torch.__version__} sees no CUDA GPU on this machine")
 
 
 def describe_machine(device: str) -> Provenance:
@@ -85,13 +95,14 @@ def _commit() -> str:
         return ""
 
 
-def measure_ceilings(device: str, *, quick: bool = False) -> Ceilings:
-    """Read bandwidth and float32 matrix rate, both the best of several runs, with the threads torch uses now."""
+def measure_ceilings(device: str, *, dtype: str = "float32", quick: bool = False) -> Ceilings:
+    """Read bandwidth and matrix rate, both the best of several runs, with the threads torch uses now."""
     num_bytes = 2**27 if quick else (2**32 if device.startswith("cuda") else 2**30)
     edge = 1024 if quick else (8192 if device.startswith("cuda") else 4096)
     return Ceilings(
+        dtype=dtype,
         bytes_per_second=read_bandwidth(device, num_bytes=num_bytes),
-        flop_per_second=matrix_rate(device, edge=edge),
+        flop_per_second=matrix_rate(device, dtype=dtype, edge=edge),
     )
 
 
@@ -101,8 +112,15 @@ def read_bandwidth(device: str, *, num_bytes: int, repeats: int = 5) -> float:
     return num_bytes / min(time_once(lambda: values.sum(), device=device) for _ in range(repeats))
 
 
-def matrix_rate(device: str, *, edge: int, repeats: int = 3) -> float:
-    """FLOP per second of one square float32 product, at torch's current float32 matmul precision."""
-    a, b = torch.ones(2, edge, edge, device=device)
-    out = a @ b
-    return 2 * edge**3 / min(time_once(lambda: torch.mm(a, b, out=out), device=device) for _ in range(repeats))
+def matrix_rate(device: str, *, dtype: str = "float32", edge: int, repeats: int = 3) -> float:
+    """FLOP per second of one square product, by the fastest library, at torch's current float32 matmul precision."""
+    a, b = torch.ones(2, edge, edge, device=device, dtype=getattr(torch, dtype))
+    calls = [partial(product, a, b) for product in _products(device, dtype)]
+    return 2 * edge**3 / min(time_once(call, device=device) for call in calls for _ in range(1 + repeats))
+
+
+def _products(device: str, dtype: str) -> Iterator[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]:
+    """Ways to multiply two matrices; on the CPU torch's default is not always the faster of its two libraries."""
+    yield torch.mm
+    if device == "cpu" and dtype == "float32" and torch.backends.mkldnn.is_available():
+        yield lambda a, b: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")

@@ -8,14 +8,14 @@ from transformers import PreTrainedModel
 
 
 def float64_model(model: PreTrainedModel) -> PreTrainedModel:
-    """A float64 copy of the model, in evaluation mode; the model itself stays as it is.
+    """A float64 copy of the model on the CPU, in evaluation mode; the model itself stays as it is.
 
     ``.double()`` alone does not do that. Hugging Face's RMSNorm modules compute in float32 whatever they are given, and
     so does the softmax of eager attention: either leaves errors of 1e-7. The norms are replaced by ``torch.nn.RMSNorm``
     with the same weight and eps, and attention runs under SDPA. The rotary tables stay what they are by definition of
     these families: computed in float32, then widened.
     """
-    wide = copy.deepcopy(model).double().eval()
+    wide = copy.deepcopy(model).cpu().double().eval()
     wide.set_attn_implementation("sdpa")
     for parent in list(wide.modules()):
         for name, child in list(parent.named_children()):

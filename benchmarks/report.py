@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
+from benchmarks.bars import Verdict, judge
 from benchmarks.machine import Provenance
 
 COLUMNS = (
@@ -15,6 +17,7 @@ COLUMNS = (
     "metric",
     "unit",
     "workload",
+    "dtype",
     "x",
     "median",
     "min",
@@ -26,24 +29,35 @@ COLUMNS = (
 )
 
 
+class Labels(TypedDict):
+    """What a figure belongs to."""
+
+    workload: str
+    dtype: str
+    x: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One measured figure: ``provider`` is what was measured, ``x`` the prompt length in tokens."""
+    """One measured figure: ``provider`` is what was measured, ``x`` the prompt length in tokens or what else grows."""
 
     provider: str
     metric: str
     unit: str
     workload: str
+    dtype: str
     x: int
     median: float
     minimum: float
     maximum: float
 
     @classmethod
-    def of(cls, provider: str, metric: str, unit: str, values: Sequence[float], *, workload: str, x: int) -> "Row":
+    def of(
+        cls, provider: str, metric: str, unit: str, values: Sequence[float], *, workload: str, dtype: str, x: int
+    ) -> "Row":
         """``values`` are (median, min, max), or one figure that stands for all three."""
         median, minimum, maximum = values if len(values) == 3 else (*values,) * 3
-        labels = {"provider": provider, "metric": metric, "unit": unit, "workload": workload}
+        labels = {"provider": provider, "metric": metric, "unit": unit, "workload": workload, "dtype": dtype}
         return cls(**labels, x=x, median=median, minimum=minimum, maximum=maximum)
 
 
@@ -58,7 +72,10 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a suite found. ``checks`` says of each statement that has to hold whether it held."""
+    """What a suite found. ``checks`` says of each statement that has to hold whether it held.
+
+    ``judged`` sets the figures beside the bars. ``drawing`` is a figure as SVG.
+    """
 
     suite: str
     command: str
@@ -69,10 +86,16 @@ class Report:
     notes: Sequence[str] = ()
     figures: dict[str, float] = field(default_factory=dict)
     checks: dict[str, bool] = field(default_factory=dict)
+    judged: bool = False
+    drawing: str | None = None
 
     @property
     def passed(self) -> bool:
         return all(self.checks.values())
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        return judge(self.suite, self.rows) if self.judged else []
 
 
 def to_markdown(report: Report) -> str:
@@ -88,11 +111,18 @@ def to_markdown(report: Report) -> str:
                 *report.conditions,
             ]
         ),
-        *(f"## {table.title}\n\n{_grid(table)}" for table in report.tables),
+        *(f"## {table.title}\n\n{_grid(table)}" for table in (*_bars(report.verdicts), *report.tables)),
         _section("Checks", [f"{'holds' if held else 'FAILS'}: {text}" for text, held in report.checks.items()]),
         _section("Notes", report.notes),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _bars(verdicts: Sequence[Verdict]) -> list[Table]:
+    """The bars beside the figures; no table where none was measured."""
+    header = ("workload", "what", "figure", "bar", "verdict")
+    title = "Bars, set for float32 on 2 CPU cores"
+    return [Table(title=title, header=header, rows=tuple(v.cells for v in verdicts))] if verdicts else []
 
 
 def _section(title: str, lines: Sequence[str]) -> str:
@@ -125,17 +155,20 @@ def to_csv(report: Report) -> str:
     made = report.provenance
     for row in report.rows:
         values = (f"{value:.6g}" for value in (row.median, row.minimum, row.maximum))
-        labels = (row.provider, row.metric, row.unit, row.workload, row.x)
+        labels = (row.provider, row.metric, row.unit, row.workload, row.dtype, row.x)
         writer.writerow((report.suite, *labels, *values, made.device, made.versions, made.commit, made.date))
     return text.getvalue()
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
-    """Write ``<date>-<device>-<suite>.md`` and ``.csv`` into the folder and return their paths."""
+    """Write ``<date>-<device>-<suite>`` as ``.md`` and ``.csv``, and ``.svg`` if there is a drawing; their paths."""
     device = re.sub(r"[^a-z0-9]+", "-", report.provenance.device.lower()).strip("-")
     stem = f"{report.provenance.date}-{device}-{report.suite}"
     folder.mkdir(parents=True, exist_ok=True)
-    files = {folder / f"{stem}.md": to_markdown(report), folder / f"{stem}.csv": to_csv(report)}
+    drawing = {} if report.drawing is None else {"svg": report.drawing}
+    link = "".join(f"\n![{report.suite}]({stem}.{kind})\n" for kind in drawing)
+    texts = {"md": to_markdown(report) + link, "csv": to_csv(report), **drawing}
+    files = {folder / f"{stem}.{kind}": text for kind, text in texts.items()}
     for path, text in files.items():
         path.write_text(text, encoding="utf-8")
     return list(files)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
+from benchmarks.report import Labels
+
 DEMO_FOLDER = Path(__file__).parents[1] / "engine" / "demo" / "model"
 DEMO_TEXT = "The Eiffel Tower is in Paris. The Louvre is in Paris. The Brandenburg Gate is in Berlin."
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
@@ -61,7 +63,8 @@ SHAPES = {
         vocab_size=151936,
     ),
 }
-NAMES = ("demo", *SHAPES)
+SMALL = 50_000_000
+"""Parameters up to which running a model hundreds of times, or in float64, is cheap."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +81,23 @@ class Workload:
         return f"{self.name}, {len(self.token_ids)} tokens"
 
     @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def labels(self) -> Labels:
+        """What a row of a report says of the workload."""
+        return {"workload": self.name, "dtype": self.dtype, "x": len(self.token_ids)}
+
+    @property
     def num_layers(self) -> int:
         return self.model.config.num_hidden_layers
+
+    def of_length(self, length: int) -> "Workload":
+        """The same model with a prompt of another length."""
+        own = self.name == "demo"
+        token_ids = demo_prompt(length) if own else random_prompt(length, vocab_size=self.model.config.vocab_size)
+        return Workload(name=self.name, model=self.model, token_ids=token_ids)
 
 
 def load_workload(
@@ -158,3 +176,8 @@ def _fill(model: PreTrainedModel, *, seed: int, peak: float) -> None:
 def layer_weights(model: PreTrainedModel) -> Iterator[Tensor]:
     """The matrices that every row of a forward is multiplied with; embedding and vocabulary head are not among them."""
     return (parameter for parameter in model.base_model.layers.parameters() if parameter.ndim == 2)
+
+
+def is_small(model: PreTrainedModel) -> bool:
+    """Whether it is cheap to run the model hundreds of times."""
+    return sum(parameter.numel() for parameter in model.parameters()) <= SMALL

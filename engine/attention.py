@@ -10,6 +10,9 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+KEY_BLOCK = 64
+"""Keys whose sums are taken together when each is left out in turn."""
+
 
 def causal_z(
     q: Float[Tensor, "b h s d"],
@@ -81,3 +84,39 @@ def z_difference(
     weights = torch.where(cut, rearrange(-pattern, "b kv g k -> b kv 1 g k"), weights)
     delta = attended(rearrange(weights, "b kv v g k -> b kv (v g) k"), values)
     return rearrange(delta, "b kv (v g) d -> b v (kv g d)", v=hidden.shape[1])
+
+
+def leave_one_out(
+    scores: Float[Tensor, "b kv g k"], pattern: Float[Tensor, "b kv g k"], values: Float[Tensor, "b kv k d"]
+) -> Float[Tensor, "b k c"]:
+    """``z_difference`` of every key hidden by itself, with a cost that grows with the keys and not with their square.
+
+    With one key hidden, z' - z = a_p·(o_p - v_p), and o_p = Σ_{k≠p} a_k·v_k / Σ_{k≠p} a_k. Both sums leave the key out
+    instead of subtracting it, so nothing cancels. The key that holds the most is the one whose absence could leave
+    sums that underflow: its o_p is computed by a masked softmax. A query with no other key attends to nothing, o_p = 0.
+    """
+    a = rearrange(pattern, "b kv g k -> b kv g k 1")
+    v = rearrange(values, "b kv k d -> b kv 1 k d")
+    largest = pattern.argmax(-1, keepdim=True)
+    rest = torch.softmax(scores.scatter(-1, largest, -torch.inf), dim=-1).nan_to_num_(0.0)
+    without = sums_without_each(a * v).div_(sums_without_each(a))
+    place = rearrange(largest, "b kv g 1 -> b kv g 1 1").expand(*pattern.shape[:3], 1, values.shape[-1])
+    without.scatter_(3, place, rearrange(attended(rest, values), "b kv g d -> b kv g 1 d"))
+    return rearrange(without.sub_(v).mul_(a), "b kv g k d -> b k (kv g d)")
+
+
+def sums_without_each(x: Float[Tensor, "b kv g k d"]) -> Float[Tensor, "b kv g k d"]:
+    """For every key the sum over all other keys: first inside its block of keys, then over the other blocks."""
+    num_keys = x.shape[3]
+    num_blocks = -(-num_keys // KEY_BLOCK)
+    width = -(-num_keys // num_blocks)
+    padded = F.pad(x, (0, 0, 0, num_blocks * width - num_keys))
+    blocks = rearrange(padded, "b kv g (n w) d -> b kv g n w d", n=num_blocks)
+    inside = _all_but_own(width, x) @ blocks
+    beside = _all_but_own(num_blocks, x) @ blocks.sum(-2)
+    sums = rearrange(inside.add_(rearrange(beside, "b kv g n d -> b kv g n 1 d")), "b kv g n w d -> b kv g (n w) d")
+    return sums[..., :num_keys, :]
+
+
+def _all_but_own(size: int, like: Tensor) -> Float[Tensor, "size size"]:
+    return 1 - torch.eye(size, dtype=like.dtype, device=like.device)

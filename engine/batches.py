@@ -77,6 +77,16 @@ class Batch:
     def at_query(self, rows: Float[Tensor, "r ..."]) -> Float[Tensor, "b ..."]:
         return rows.index_select(0, self.query_rows)
 
+    @cached_property
+    def single_keys(self) -> Int[Tensor, "b v"] | None:
+        """The one key that each variant hides (0 in padding); None when a variant hides several."""
+        if not all(knockouts.single for knockouts in self.knockouts):
+            return None
+        keys = np.zeros(self.hidden.shape[:2], dtype=np.int64)
+        for row, knockouts in zip(keys, self.knockouts, strict=True):
+            row[: len(knockouts.masked)] = [position for (position,) in knockouts.masked]
+        return torch.from_numpy(keys).to(self.hidden.device)
+
     def blind(self, window: int | None) -> Bool[Tensor, "b v"] | None:
         """The variants that leave their query without any visible key; None when there is none."""
         blind = np.zeros(self.hidden.shape[:2], dtype=bool)

@@ -4,7 +4,7 @@ Nothing is copied that is not tiny: the projections hold the model's own weights
 channel, ``h`` head, ``kv`` key/value head, ``g`` query head in its kv group, ``d`` head channel, ``c`` vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -106,6 +106,21 @@ class Decoder:
         """The model's own rotary tables for the rows' positions, all below ``num_positions``."""
         cos, sin = self.rope(num_positions)
         return rotary_tables(cos.index_select(0, positions), sin.index_select(0, positions))
+
+    def projections(self) -> Iterator[Projection]:
+        """The projections of all layers, in the order in which a pass needs them."""
+        for layer in self.layers:
+            yield from (layer.attention.qkv, layer.attention.output, layer.mlp.gate_up, layer.mlp.down)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the layers' weight matrices."""
+        return sum(weight.nbytes for projection in self.projections() for weight in projection.weights)
+
+    def pack(self) -> None:
+        """Lay every layer's weights out for this machine's kernel, where that is faster."""
+        for projection in self.projections():
+            projection.pack()
 
     def logits(self, residual: Float[Tensor, "r e"]) -> Float[Tensor, "r c"]:
         """Next-token logits from the stream that leaves the last layer."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -46,6 +47,15 @@ def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     if dtype == torch.float64 and device.type == "mps":
         raise DeviceError("the mps device has no float64; choose --dtype float32, or --device cpu")
     return dtype
+
+
+def free_host_bytes() -> int:
+    """Memory that the system can give without swapping; 0 where it does not say."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return 0
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024
 
 
 @contextmanager

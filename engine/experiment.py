@@ -1,5 +1,6 @@
 """The experiment, from a prompt to its impact table: the one place where all parts meet."""
 
+import gc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from engine.adoption import adopt
 from engine.batches import make_batch
 from engine.checkpoints import load_model
 from engine.decoder import Decoder
-from engine.devices import memory_errors
+from engine.devices import free_host_bytes, memory_errors
 from engine.distances import measure_readouts
 from engine.errors import NumbersError, PromptError
 from engine.knockouts import Knockouts, select, single_tokens
@@ -58,6 +59,7 @@ class AttentionMasker:
     def __init__(self, model: nn.Module, tokenizer: Any = None) -> None:
         self.decoder: Decoder = adopt(model)
         self.tokenizer = tokenizer
+        self._runs = 0
 
     @classmethod
     def from_pretrained(
@@ -102,6 +104,7 @@ class AttentionMasker:
         chosen = select(layers, len(self.decoder.layers), what="layer")
         knockouts = single_tokens(len(read), tokens)
         undefined = self._undefined(knockouts, chosen)
+        self._settle()
         with torch.inference_mode(), exact_float32(), memory_errors(self.decoder.device):
             batch = make_batch([read.token_ids], [knockouts], self.decoder.device)
             readouts = watch(sweep(self.decoder, batch, layers=chosen, to_end=next_tokens > 0))
@@ -116,6 +119,18 @@ class AttentionMasker:
         """Tokenize and check a prompt. Raises ``PromptError``."""
         limits = {"vocab_size": self.decoder.vocab_size, "max_positions": self.decoder.max_positions}
         return read_prompt(prompt, self.tokenizer, **limits)
+
+    def _settle(self) -> None:
+        """Before the second run, lay the weights out for the CPU's kernel: a masker that is used again is a session.
+
+        Packing takes a fraction of a second per gigabyte and makes every later run faster. The packed weights replace
+        the masker's own; a model that the user holds keeps its weights, so it is done only where memory allows a copy.
+        """
+        self._runs += 1
+        if self._runs == 2 and self.decoder.device.type == "cpu" and self.decoder.weight_bytes < free_host_bytes():
+            gc.collect()
+            with torch.inference_mode():
+                self.decoder.pack()
 
     def _undefined(self, knockouts: Knockouts, layers: Sequence[int]) -> Bool[np.ndarray, "l v"]:
         """The cells whose query is left with nothing to attend to. Raises ``PromptError`` if that is all of them."""

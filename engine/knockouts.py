@@ -27,6 +27,11 @@ class Knockouts:
             hidden[variant, list(positions)] = True
         return hidden
 
+    @property
+    def single(self) -> bool:
+        """Whether every variant hides one key and no more."""
+        return all(len(positions) == 1 for positions in self.masked)
+
     def undefined(self, window: int | None) -> Bool[np.ndarray, " v"]:
         """True where a variant leaves the query without any visible key, so that its cell has no value."""
         first = 0 if window is None else max(0, self.query_position - window + 1)

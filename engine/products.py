@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -74,7 +75,7 @@ def _best_time_s(product: Product, rows: Tensor, weight: Tensor) -> float:
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Keep float32 products float32: no TF32 or bfloat16 inside them, whatever the process is set to."""
-    settings = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)
+    settings: tuple[Any, ...] = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
     before = [setting.fp32_precision for setting in settings]
     for setting in settings:
         setting.fp32_precision = "ieee"

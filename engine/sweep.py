@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from engine.attention import attended, causal_z, query_scores, visible_keys, z_difference
+from engine.attention import attended, causal_z, leave_one_out, query_scores, visible_keys, z_difference
 from engine.batches import Batch
 from engine.decoder import Decoder, Layer
 from engine.difference import Carried, carried, carry_in_chunks
@@ -52,6 +52,8 @@ class Limits:
     """Rows that go through a projection or an MLP together."""
     pattern_cells: int = 1 << 20
     """Cells of the variants' patterns (prompt x variant x head x key) made together."""
+    masked_variants: int = 64
+    """Single-token variants up to which each gets a mask and a softmax of its own; more share their sums."""
 
 
 def sweep(
@@ -114,12 +116,27 @@ class _Run:
         values: Float[Tensor, "b kv k d"],
         masks: "_Masks",
     ) -> Float[Tensor, "m c"]:
-        """The variants' differences, as many variants at a time as the limits allow."""
+        """The variants' differences: one masked softmax for each, or a leave-one-out where single tokens are many."""
+        if self.batch.hidden.shape[1] > self.limits.masked_variants and self.batch.single_keys is not None:
+            return self.batch.variants.rows(self._left_out(scores, pattern, values, self.batch.single_keys))
         at_once = max(1, self.limits.pattern_cells // scores.numel())
         hidden = self.batch.hidden.split(at_once, dim=1)
         blind = [None] * len(hidden) if masks.blind is None else masks.blind.split(at_once, dim=1)
         parts = [z_difference(scores, pattern, values, hidden=h, blind=b) for h, b in zip(hidden, blind, strict=True)]
         return self.batch.variants.rows(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+
+    def _left_out(
+        self,
+        scores: Float[Tensor, "b kv g k"],
+        pattern: Float[Tensor, "b kv g k"],
+        values: Float[Tensor, "b kv k d"],
+        keys: Int[Tensor, "b v"],
+    ) -> Float[Tensor, "b v c"]:
+        """The differences of single hidden keys, one key/value head at a time, so that the sums stay in the caches."""
+        groups = zip(scores.split(1, dim=1), pattern.split(1, dim=1), values.split(1, dim=1), strict=True)
+        delta = torch.cat([leave_one_out(*group) for group in groups], dim=2)
+        chosen = rearrange(keys, "b v -> b v 1").expand(-1, -1, delta.shape[2])
+        return delta.gather(1, chosen)
 
     def _masks(self, window: int | None) -> "_Masks":
         if window not in self.masks:

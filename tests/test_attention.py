@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from engine.attention import causal_z, query_scores, visible_keys, z_difference
+from engine.attention import (
+    KEY_BLOCK,
+    causal_z,
+    leave_one_out,
+    query_scores,
+    sums_without_each,
+    visible_keys,
+    z_difference,
+)
 from engine.rotary import rotary_tables
 
 B, S, KV, G, D = 2, 7, 3, 2, 5
@@ -75,6 +83,32 @@ def test_a_key_with_all_the_attention_is_removed_exactly(qkv):
     delta = z_difference(scores, torch.softmax(scores, -1), v, hidden=hidden)[:, 0]
     rest = torch.softmax(scores[..., 1:], -1) @ v[:, :, 1:]
     torch.testing.assert_close(delta, (rest - v[:, :, :1]).flatten(1), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_keys", [1, 2, KEY_BLOCK - 1, KEY_BLOCK, KEY_BLOCK + 1, 3 * KEY_BLOCK + 7])
+def test_sums_without_each(num_keys):
+    x = torch.randn(2, 1, 3, num_keys, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(sums_without_each(x), x.sum(3, keepdim=True) - x, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("sharpness", [0.1, 1.0, 10.0, 100.0])
+def test_leaving_one_out_equals_a_mask_for_each(sharpness, dtype, rtol):
+    """Also where one key holds nearly everything, and what it leaves underflows."""
+    random = torch.Generator().manual_seed(3)
+    num_keys = 200
+    q = torch.randn(B, KV * G, D, generator=random, dtype=torch.float64) * sharpness
+    k, v = torch.randn(2, B, KV, num_keys, D, generator=random, dtype=torch.float64)
+    visible = visible_keys(torch.tensor([num_keys - 1, num_keys - 40]), num_keys, 90)
+    scores = query_scores(q.to(dtype), k.to(dtype), scale=1.0, visible=visible)
+    hidden = torch.eye(num_keys, dtype=torch.bool).expand(B, -1, -1)
+    wide = scores.double()
+    expected = z_difference(wide, torch.softmax(wide, -1), v, hidden=hidden)
+    delta = leave_one_out(scores, torch.softmax(scores, -1), v.to(dtype)).double()
+    resolved = expected.norm(dim=-1) > 1e-30
+    error = (delta - expected).norm(dim=-1) / expected.norm(dim=-1)
+    assert error[resolved].max() < rtol
+    assert delta[~resolved].abs().max() < 1e-30
 
 
 def test_rotation_turns_half_split_pairs():

@@ -95,7 +95,7 @@ def test_subsets_are_rows_of_the_full_table(case, masker):
     np.testing.assert_allclose(part.distances, full[[0, 2]][:, [1, 5]], rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize("limits", [Limits(rows=1), Limits(rows=5), Limits(pattern_cells=1)])
+@pytest.mark.parametrize("limits", [Limits(rows=1), Limits(rows=5), Limits(pattern_cells=1), Limits(masked_variants=0)])
 def test_a_chunked_run_gives_the_same_table(case, masker, limits, monkeypatch):
     ids = token_ids(case)
     full = masker.measure(ids).distances

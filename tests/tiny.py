@@ -54,6 +54,7 @@ CASES = (
         {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
         length=11,
     ),
+    Case("qwen3-long", "Qwen3ForCausalLM", {"max_position_embeddings": 160, "num_hidden_layers": 2}, length=131),
     Case("qwen2", "Qwen2ForCausalLM", {"head_dim": 12}),
     Case(
         "qwen2-window",
@@ -69,6 +70,7 @@ CASES = (
     Case("llama-gelu", "LlamaForCausalLM", {"hidden_act": "gelu"}),
     Case("mistral", "MistralForCausalLM", {"sliding_window": None}),
     Case("mistral-window", "MistralForCausalLM", {"sliding_window": 4}, length=17),
+    Case("mistral-long", "MistralForCausalLM", {"sliding_window": 20, "max_position_embeddings": 80}, length=75),
     Case("mistral-window-1", "MistralForCausalLM", {"sliding_window": 1}, length=5),
 )
 

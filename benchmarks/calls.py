@@ -1,0 +1,79 @@
+"""What is timed: the engine, its first call, the naive way and the plain forward, on one loaded model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.measure import Call
+from benchmarks.naive import run_naive
+from benchmarks.workloads import Workload, is_small
+from engine import AttentionMasker
+
+ENGINE, FIRST, NAIVE, FORWARD = "engine", "engine, first call", "naive", "plain forward"
+WARMUPS = 3
+"""Calls after which an engine is in its steady state: by then it has laid its weights out for the processor."""
+NAIVE_PASSES = {16: 30, 128: 6}
+"""Longest prompt -> forwards of the naive way that are timed by default; 3 for longer ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calls:
+    """The calls by name, what to run once before they are timed, and the masker that the engine's call uses."""
+
+    calls: dict[str, Call]
+    warmups: dict[str, Call]
+    masker: AttentionMasker
+
+
+def table_calls(workload: Workload, *, naive_passes: int) -> Calls:
+    """The four calls that give, or stand beside, the impact table of every token of the prompt."""
+    model, token_ids = workload.model, workload.token_ids
+    masker = AttentionMasker(model)
+    calls: dict[str, Call] = {
+        NAIVE: naive_call(workload, num_passes=naive_passes),
+        ENGINE: lambda: masker.run(token_ids),
+        FIRST: lambda: AttentionMasker(model).run(token_ids),
+        FORWARD: plain_forward(workload),
+    }
+    warmups = {NAIVE: naive_call(workload, num_passes=2), ENGINE: repeated(calls[ENGINE])}
+    return Calls(calls=calls, warmups=warmups, masker=masker)
+
+
+def repeated(call: Call, times: int = WARMUPS) -> Call:
+    """The call so many times over."""
+
+    def calls() -> None:
+        for _ in range(times):
+            call()
+
+    return calls
+
+
+def naive_call(workload: Workload, *, num_passes: int) -> Call:
+    """The naive way, ended after so many forwards."""
+    return lambda: run_naive(workload.model, workload.token_ids, max_passes=num_passes)
+
+
+def all_passes(workload: Workload) -> int:
+    """Forwards of the naive way: per layer a baseline and one for every token."""
+    return workload.num_layers * (len(workload.token_ids) + 1)
+
+
+def default_passes(workload: Workload) -> int:
+    """How many of them are timed: all where they are cheap, else a number that the prompt's length allows."""
+    length = len(workload.token_ids)
+    if is_small(workload.model) and length <= 64:
+        return all_passes(workload)
+    return next((passes for longest, passes in NAIVE_PASSES.items() if length <= longest), 3)
+
+
+def plain_forward(workload: Workload, *, batch: int = 1) -> Callable[[], object]:
+    """One Hugging Face forward of the base model: SDPA, no vocabulary head, no cache, in inference mode."""
+    input_ids = torch.tensor([workload.token_ids] * batch, device=workload.model.device)
+
+    @torch.inference_mode()
+    def forward() -> object:
+        return workload.model.base_model(input_ids=input_ids, use_cache=False)
+
+    return forward

@@ -1,0 +1,62 @@
+"""The main job of the command line, stage by stage, in a fresh process: ``python -m benchmarks.stages FILE PROMPT``.
+
+Prints one JSON line: seconds of every stage. Imports nothing heavy before its clock runs. The stages are those of
+``engine.commands.run``; what differs is that each waits for the one before to be imported in full.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+FRAMEWORKS, OWN, LOADING, COMPUTING, WRITING = (
+    "importing torch and transformers",
+    "importing the engine",
+    "loading",
+    "computing",
+    "writing",
+)
+STAGES = (FRAMEWORKS, OWN, LOADING, COMPUTING, WRITING)
+Result = TypeVar("Result")
+
+
+def run_stages(path: str, prompt: str) -> dict[str, float]:
+    """Run the job once and return the seconds of each stage."""
+    seconds: dict[str, float] = {}
+    _timed(seconds, FRAMEWORKS, _import_frameworks)
+    masker_class = _timed(seconds, OWN, _import_engine)
+    masker = _timed(seconds, LOADING, lambda: masker_class.from_pretrained(device="cpu"))
+    impact = _timed(seconds, COMPUTING, lambda: masker.measure(prompt, next_tokens=5))
+    _timed(seconds, WRITING, lambda: _write(impact, path))
+    return seconds
+
+
+def _timed(seconds: dict[str, float], stage: str, work: Callable[[], Result]) -> Result:
+    start = time.perf_counter()
+    result = work()
+    seconds[stage] = time.perf_counter() - start
+    return result
+
+
+def _import_frameworks() -> None:
+    import torch
+    import transformers
+
+    del torch, transformers
+
+
+def _import_engine() -> Any:
+    from engine.experiment import AttentionMasker
+
+    return AttentionMasker
+
+
+def _write(impact: Any, path: str) -> None:
+    from engine.results import write_table
+
+    write_table(impact.table(), path)
+
+
+if __name__ == "__main__":
+    print(json.dumps(run_stages(*sys.argv[1:])))

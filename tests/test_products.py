@@ -1,0 +1,68 @@
+"""Every kernel that may be chosen gives the same product, and packing changes nothing but the speed."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import CASES, build, token_ids
+
+import engine.products as products
+from engine import AttentionMasker
+from engine.projection import Projection
+
+BY_NAME = {case.name: case for case in CASES}
+
+
+@pytest.fixture
+def onednn(monkeypatch):
+    monkeypatch.setattr(products, "_fastest_on_cpu", lambda: products._onednn)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64, 300])
+@pytest.mark.parametrize("joined", [1, 3])
+def test_packed_and_plain_products_are_equal(rows, joined, onednn):
+    random = torch.Generator().manual_seed(0)
+    weights = tuple(torch.randn(40 + i, 24, generator=random) for i in range(joined))
+    x = torch.randn(rows, 24, generator=random)
+    projection = Projection(weights)
+    expected = (x.double() @ torch.cat(weights).double().T).float()
+    torch.testing.assert_close(projection(x), expected, rtol=1e-5, atol=1e-5)
+    projection.pack()
+    assert len(projection.weights) == 1
+    torch.testing.assert_close(projection(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_only_float32_is_packed(dtype, onednn):
+    weights = (torch.randn(4, 6).to(dtype), torch.randn(5, 6).to(dtype))
+    projection = Projection(weights)
+    projection.pack()
+    assert projection.weights is weights
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen2", "llama-bias"])
+def test_a_settled_masker_gives_the_same_table(name, onednn):
+    case = BY_NAME[name]
+    model = build(case)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    masker = AttentionMasker(model)
+    first, *later = [masker.measure(token_ids(case)).distances for _ in range(3)]
+    for distances in later:
+        np.testing.assert_allclose(distances, first, rtol=1e-3, atol=1e-7)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_process_set_to_fast_products_still_gets_exact_ones(onednn):
+    case = BY_NAME["qwen3"]
+    masker = AttentionMasker(build(case))
+    expected = masker.measure(token_ids(case)).distances
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        np.testing.assert_array_equal(AttentionMasker(build(case)).measure(token_ids(case)).distances, expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_the_choice_is_one_of_the_two():
+    assert products._fastest_on_cpu() in (products._onednn, torch.nn.functional.linear)
