@@ -60,7 +60,7 @@ def run_accuracy(options: Options, *, command: str) -> Report:
             *options.warning,
         ],
         tables=error_tables(found),
-        rows=[row for measured in found for row in _rows(measured)],
+        rows=error_rows(found),
         notes=[truth_note(measured) for measured in found],
         figures=dict(figure for measured in found for figure in _figures(measured)),
         checks=error_checks(found),
@@ -80,6 +80,11 @@ def measure_errors(options: Options) -> list[Measured]:
 def error_tables(found: Sequence[Measured]) -> list[Table]:
     """One table a workload and scope."""
     return [_table(measured, scope) for measured in found for scope in _scopes(measured.workload.dtype)]
+
+
+def error_rows(found: Sequence[Measured]) -> list[Row]:
+    """The quantiles of all errors."""
+    return [row for measured in found for row in _rows(measured)]
 
 
 def error_checks(found: Sequence[Measured]) -> dict[str, bool]:

@@ -67,7 +67,8 @@ def run_scaling(options: Options, *, command: str) -> Report:
         command=command,
         provenance=provenance,
         conditions=[
-            f"dtype {options.dtype}; medians of {options.repeats} interleaved rounds, {WARMUPS} warm-up calls of each size",
+            f"dtype {options.dtype}; medians of {options.repeats} interleaved rounds after a warm-up call of each size",
+            f"one masker for all, in its steady state: it has run {WARMUPS} times before",
             f"{LAYERS}: the first so many layers of the model, nothing after them is run",
             "exponents: least squares through log(time) over log(size), over the range that is stated",
             *options.warning,
@@ -89,6 +90,7 @@ def _grow(name: str, options: Options) -> list[Growth]:
     lengths = options.lengths_or(*LENGTHS)
     workload = load_workload(name, length=lengths[-1], device=options.device, dtype=options.dtype)
     masker = AttentionMasker(workload.model)
+    repeated(_call(masker, workload.of_length(lengths[0])))()
     short, middle = (workload.of_length(min(n, lengths[-1])) for n in (LAYERS_LENGTH, MASKED_LENGTH))
     calls: dict[tuple[str, str], dict[int, Call]] = {
         (TOKENS, "all layers, all tokens masked"): {n: _call(masker, workload.of_length(n)) for n in lengths},
@@ -111,8 +113,7 @@ def _call(masker: AttentionMasker, prompt: Workload, **chosen: range) -> Call:
 
 def _time(calls: dict[int, Call], what: str, options: Options) -> dict[int, Timing]:
     named = {str(size): call for size, call in calls.items()}
-    warmups = {size: repeated(call) for size, call in named.items()}
-    timings = time_interleaved(named, repeats=options.repeats, device=options.device, warmups=warmups, label=what)
+    timings = time_interleaved(named, repeats=options.repeats, device=options.device, label=what)
     return {int(size): timing for size, timing in timings.items()}
 
 

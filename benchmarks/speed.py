@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from benchmarks.machine import Ceilings, describe_machine, measure_ceilings
 from benchmarks.options import Options
 from benchmarks.report import Report
-from benchmarks.timings import CONDITIONS, Measured, measure_times, ratio_table, timing_table
+from benchmarks.timings import CONDITIONS, Measured, measure_times, ratio_tables, timing_table
 from benchmarks.workloads import load_workload
 
 LENGTHS = {"qwen3-0.6b": (7, 64, 512)}
@@ -28,7 +28,7 @@ def run_speed(options: Options, *, command: str) -> Report:
         command=command,
         provenance=provenance,
         conditions=[*timing_conditions(options, ceilings), *CONDITIONS, *options.warning],
-        tables=[ratio_table(found), timing_table(found)],
+        tables=[*ratio_tables(found), timing_table(found)],
         rows=[row for measured in found for row in measured.rows],
         notes=[measured.note for measured in found],
         figures={f"{m.workload.label}: {name}": value for m in found for name, value in m.ratios.items()},

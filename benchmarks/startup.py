@@ -95,7 +95,7 @@ def _process(*words: str) -> Call:
 def _output(*words: str) -> str:
     """What such a run prints; raises when it fails."""
     command = [sys.executable, *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def _table(found: Startup) -> Table:

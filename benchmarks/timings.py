@@ -17,8 +17,8 @@ from benchmarks.workloads import Workload
 
 CONDITIONS = (
     "masked tokens: all of the prompt; distances are read at the final one",
-    f"{ENGINE}: steady state, a masker that has run {WARMUPS} times or more before it is timed; it then holds a second "
-    "copy of the weights, laid out for the processor, beside those of the model it was given",
+    f"{ENGINE}: steady state, a masker that has run {WARMUPS} times or more before it is timed; on a CPU it then holds "
+    "a second copy of the weights, laid out for the processor, beside those of the model it was given",
     f"{FIRST}: on a new AttentionMasker each time, adoption of the loaded model included; loading is not",
     f"{FORWARD}: Hugging Face, SDPA, base model without vocabulary head, no cache, inference mode",
     "share of read bandwidth: bytes of the layers' weights, read once, over time and measured bandwidth; share of the "
@@ -91,10 +91,19 @@ def _costs(workload: Workload) -> dict[str, Cost]:
     }
 
 
-def ratio_table(found: Sequence[Measured]) -> Table:
-    """One row a prompt, one column a ratio."""
-    rows = tuple((m.workload.label, *(f"{value:.3g}" for value in m.ratios.values())) for m in found)
-    return Table(title="Ratios of the medians", header=("workload", *found[0].ratios), rows=rows)
+def ratio_tables(found: Sequence[Measured]) -> list[Table]:
+    """Ratios of times, and shares of the limits: one row a prompt, one column a figure."""
+    shares = [name for name in found[0].ratios if "share" in name]
+    ratios = [name for name in found[0].ratios if name not in shares]
+    titles = {"Ratios of the medians": ratios, "Shares of the measured limits": shares}
+    return [
+        Table(
+            title=title,
+            header=("workload", *names),
+            rows=tuple((m.workload.label, *(f"{m.ratios[name]:.3g}" for name in names)) for m in found),
+        )
+        for title, names in titles.items()
+    ]
 
 
 def timing_table(found: Sequence[Measured]) -> Table:

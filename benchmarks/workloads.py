@@ -77,8 +77,9 @@ class Workload:
 
     @property
     def label(self) -> str:
-        """Name and prompt length, for tables."""
-        return f"{self.name}, {len(self.token_ids)} tokens"
+        """Name, prompt length and any dtype but float32, for tables."""
+        label = f"{self.name}, {len(self.token_ids)} tokens"
+        return label if self.dtype == "float32" else f"{label}, {self.dtype}"
 
     @property
     def dtype(self) -> str:

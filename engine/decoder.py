@@ -119,8 +119,9 @@ class Decoder:
 
     def pack(self) -> None:
         """Lay every layer's weights out for this machine's kernel, where that is faster."""
+        scratch: dict[torch.Size, Tensor] = {}
         for projection in self.projections():
-            projection.pack()
+            projection.pack(scratch)
 
     def logits(self, residual: Float[Tensor, "r e"]) -> Float[Tensor, "r c"]:
         """Next-token logits from the stream that leaves the last layer."""

@@ -46,10 +46,17 @@ class Projection:
         parts = [multiply(narrow, weight) for weight in self.weights]
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).to(rows.dtype)
 
-    def pack(self) -> None:
-        """Replace the weights by one matrix in the kernel's own order, where that is faster."""
+    def pack(self, scratch: dict[torch.Size, Tensor]) -> None:
+        """Replace the weights by one matrix in the kernel's own order, where that is faster.
+
+        ``scratch`` keeps the memory in which weights are laid side by side, for the next layer's of the same shape.
+        """
         if packing_pays(self.weights[0]):
-            self.weights = (pack(self.weights[0] if len(self.weights) == 1 else torch.cat(self.weights)),)
+            shape = torch.Size((sum(map(len, self.weights)), self.weights[0].shape[1]))
+            joined = self.weights[0]
+            if len(self.weights) > 1:
+                joined = torch.cat(self.weights, out=scratch.setdefault(shape, joined.new_empty(shape)))
+            self.weights = (pack(joined),)
 
 
 def joined_bias(biases: Sequence[Float[Tensor, " _"] | None], widths: Sequence[int]) -> Float[Tensor, " o"] | None:

@@ -26,7 +26,7 @@ def test_packed_and_plain_products_are_equal(rows, joined, onednn):
     projection = Projection(weights)
     expected = (x.double() @ torch.cat(weights).double().T).float()
     torch.testing.assert_close(projection(x), expected, rtol=1e-5, atol=1e-5)
-    projection.pack()
+    projection.pack({})
     assert len(projection.weights) == 1
     torch.testing.assert_close(projection(x), expected, rtol=1e-5, atol=1e-5)
 
@@ -35,7 +35,7 @@ def test_packed_and_plain_products_are_equal(rows, joined, onednn):
 def test_only_float32_is_packed(dtype, onednn):
     weights = (torch.randn(4, 6).to(dtype), torch.randn(5, 6).to(dtype))
     projection = Projection(weights)
-    projection.pack()
+    projection.pack({})
     assert projection.weights is weights
 
 
