@@ -11,10 +11,11 @@ import torch
 
 from benchmarks import cuda, drawing, memory, peers, startup
 from benchmarks.__main__ import EXIT_LEFT_OUT, SUITES, main
+from benchmarks.agreement import check_engine
 from benchmarks.bars import BARS, judge
 from benchmarks.calls import all_passes, default_passes
 from benchmarks.copies import PeerRun
-from benchmarks.machine import describe_machine
+from benchmarks.machine import Ceilings, describe_machine
 from benchmarks.naive import run_naive
 from benchmarks.options import Options
 from benchmarks.peaks import peak_memory
@@ -22,6 +23,7 @@ from benchmarks.report import Report, Row, to_markdown
 from benchmarks.scaling import _halvings, exponent
 from benchmarks.stages import STAGES, run_stages
 from benchmarks.workloads import Workload, load_workload
+from engine import AttentionMasker
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +67,15 @@ def test_naive_passes_by_default():
     assert default_passes(tiny) == all_passes(tiny) == 24
     assert default_passes(tiny.of_length(65)) == 6
     assert default_passes(tiny.of_length(200)) == 3
+
+
+def test_a_large_model_is_checked_in_three_layers(monkeypatch):
+    monkeypatch.setattr("benchmarks.workloads.SMALL", 0)
+    workload = load_workload("tiny", length=40)
+    checks = check_engine(workload, AttentionMasker(workload.model))
+    assert [text.split(":")[0] for text in checks] == ["tiny, 40 tokens, 3 layers x 3 tokens"] * 2
+    assert all(checks.values())
+    assert default_passes(workload) == 6
 
 
 def test_memory_report(capsys, tmp_path, monkeypatch):
@@ -177,7 +188,7 @@ def test_real_peers_give_the_engines_table(package):
     pytest.importorskip(name)
     workload = load_workload("tiny", length=7)
     call = peers.import_module(f"benchmarks.peer_{name}").table_call(workload.model, workload.token_ids)
-    _, agrees = peers._check(package, call, workload, peers.AttentionMasker(workload.model))
+    _, agrees = peers._check(package, call, workload, AttentionMasker(workload.model))
     assert agrees
 
 
@@ -193,12 +204,15 @@ def test_without_a_gpu_one_line_says_so(capsys, words):
 
 @pytest.mark.parametrize("takes_batches", [False, True])
 def test_the_cuda_suite_with_the_processor_in_its_place(capsys, tmp_path, monkeypatch, takes_batches):
+    ceilings = {"bytes_per_second": 1e9, "flop_per_second": 1e12}
+    monkeypatch.setattr(cuda, "measure_ceilings", lambda *_, dtype, quick: Ceilings(dtype=dtype, **ceilings))
     monkeypatch.setattr(cuda, "DEVICE", "cpu")
     monkeypatch.setattr(cuda, "BATCH_METHOD", "no_such_method")
     if takes_batches:
         every = lambda self, prompts: map(self.run, prompts)  # noqa: E731
         monkeypatch.setattr(cuda.AttentionMasker, "no_such_method", every, raising=False)
-    code, summary, markdown = run(capsys, tmp_path, "--suite", "cuda", "--length", "7")
+    words = () if takes_batches else ("--dtype", "bfloat16")
+    code, summary, markdown = run(capsys, tmp_path, "--suite", "cuda", "--length", "7", *words)
     assert code == 0
     assert "tiny, 7 tokens, bfloat16: engine / plain forward" in summary["figures"]["cuda"]
     assert "Relative errors: tiny, q and k norms x 2.7, 16 tokens, bfloat16, all cells" in markdown
@@ -207,13 +221,14 @@ def test_the_cuda_suite_with_the_processor_in_its_place(capsys, tmp_path, monkey
 
 
 def test_a_suite_that_cannot_run_is_left_out_of_all_by_name(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.__main__.SUITES", {"cuda": "needs a GPU", "scaling": "does not"})
+    monkeypatch.setattr("benchmarks.__main__.SUITES", {"cuda": "needs a GPU", "peers": "does not"})
+    monkeypatch.setattr(peers, "PEERS", {})
     monkeypatch.setattr(cuda, "DEVICE", "cuda:99")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, summary, _ = run(capsys, tmp_path, "--suite", "all")
     assert code == 0
     assert "sees no CUDA GPU" in summary["left_out"]["cuda"]
-    assert "scaling" in summary["figures"]
+    assert "peers" in summary["figures"]
 
 
 def test_a_workload_of_another_length_keeps_its_model():
