@@ -4,14 +4,13 @@ Axes: ``b`` prompt, ``v`` variant, ``s`` position, ``k`` key position, ``h`` que
 head, ``g`` query head in its kv group, ``d`` head channel. Boolean masks say in their name what True means.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-KEY_BLOCK = 64
-"""Keys whose sums are taken together when each is left out in turn."""
 
 
 def causal_z(
@@ -106,10 +105,10 @@ def leave_one_out(
 
 
 def sums_without_each(x: Float[Tensor, "b kv g k d"]) -> Float[Tensor, "b kv g k d"]:
-    """For every key the sum over all other keys: first inside its block of keys, then over the other blocks."""
+    """For every key the sum over all other keys: first inside its block of √k keys, then over the other blocks."""
     num_keys = x.shape[3]
-    num_blocks = -(-num_keys // KEY_BLOCK)
-    width = -(-num_keys // num_blocks)
+    width = math.isqrt(num_keys - 1) + 1
+    num_blocks = -(-num_keys // width)
     padded = F.pad(x, (0, 0, 0, num_blocks * width - num_keys))
     blocks = rearrange(padded, "b kv g (n w) d -> b kv g n w d", n=num_blocks)
     inside = _all_but_own(width, x) @ blocks

@@ -87,6 +87,14 @@ class Batch:
             row[: len(knockouts.masked)] = [position for (position,) in knockouts.masked]
         return torch.from_numpy(keys).to(self.hidden.device)
 
+    @cached_property
+    def every_key(self) -> bool:
+        """Whether variant i of every prompt hides key i, up to the longest prompt's last."""
+        in_order = all(
+            knockouts.masked == tuple((p,) for p in range(len(knockouts.masked))) for knockouts in self.knockouts
+        )
+        return in_order and self.hidden.shape[1] == self.hidden.shape[2]
+
     def blind(self, window: int | None) -> Bool[Tensor, "b v"] | None:
         """The variants that leave their query without any visible key; None when there is none."""
         blind = np.zeros(self.hidden.shape[:2], dtype=bool)

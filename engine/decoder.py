@@ -44,14 +44,17 @@ class Attention:
 
     def project(
         self, normed: Float[Tensor, "r e"], rotary: RotaryTables
-    ) -> tuple[Float[Tensor, "r h d"], Float[Tensor, "r kv d"], Float[Tensor, "r kv d"]]:
-        """Queries, keys and values of every row, positions applied; queries in the order ``h = (kv g)``."""
+    ) -> tuple[Float[Tensor, "r qk d"], Float[Tensor, "r kv d"]]:
+        """Queries and keys of every row, positions applied, side by side in the order ``qk = (kv g) + kv``; values."""
         heads = self.heads
         every = rearrange(self.qkv(normed), "r (h d) -> r h d", d=heads.head_dim)
         qk, v = every.split((heads.num_heads + heads.num_kv_heads, heads.num_kv_heads), dim=1)
-        qk = rotary.rotate(qk if self.qk_norm is None else self.qk_norm(qk))
-        q, k = qk.split((heads.num_heads, heads.num_kv_heads), dim=1)
-        return q, k, v
+        return rotary.rotate(qk if self.qk_norm is None else self.qk_norm(qk)), v
+
+    def split(self, qk: Float[Tensor, "r qk d"]) -> tuple[Float[Tensor, "r h d"], Float[Tensor, "r kv d"]]:
+        """Queries, in the order ``h = (kv g)``, and keys."""
+        q, k = qk.split((self.heads.num_heads, self.heads.num_kv_heads), dim=1)
+        return q, k
 
 
 @dataclass(frozen=True)

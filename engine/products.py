@@ -35,8 +35,9 @@ def pack(weight: Float[Tensor, "o c"]) -> Float[Tensor, "o c"]:
 
 
 def packing_pays(weight: Float[Tensor, "o c"]) -> bool:
-    """Whether ``multiply`` is faster with such a weight packed, on this machine."""
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and _fastest_on_cpu() is _onednn
+    """Whether the weight is not packed yet, and ``multiply`` on this machine is faster when it is."""
+    plain = weight.device.type == "cpu" and weight.dtype == torch.float32 and not weight.is_mkldnn
+    return plain and _fastest_on_cpu() is _onednn
 
 
 def _product_for(rows: Tensor) -> Product:

@@ -132,11 +132,20 @@ class _Run:
         values: Float[Tensor, "b kv k d"],
         keys: Int[Tensor, "b v"],
     ) -> Float[Tensor, "b v c"]:
-        """The differences of single hidden keys, one key/value head at a time, so that the sums stay in the caches."""
-        groups = zip(scores.split(1, dim=1), pattern.split(1, dim=1), values.split(1, dim=1), strict=True)
-        delta = torch.cat([leave_one_out(*group) for group in groups], dim=2)
-        chosen = rearrange(keys, "b v -> b v 1").expand(-1, -1, delta.shape[2])
-        return delta.gather(1, chosen)
+        """The differences of single hidden keys, some key/value heads at a time, to keep the sums in the caches."""
+        b, kv, k, d = values.shape
+        delta = values.new_empty(b, k, kv, scores.shape[2] * d)
+        at_once = max(1, self.limits.pattern_cells * kv // (scores.numel() * d))
+        for start in range(0, kv, at_once):
+            part = slice(start, start + at_once)
+            some = leave_one_out(scores[:, part], pattern[:, part], values[:, part])
+            delta[:, :, part] = rearrange(some, "b k (kv c) -> b k kv c", c=delta.shape[3])
+        flat = rearrange(delta, "b k kv c -> b k (kv c)")
+        return (
+            flat
+            if self.batch.every_key
+            else flat.gather(1, rearrange(keys, "b v -> b v 1").expand(-1, -1, kv * delta.shape[3]))
+        )
 
     def _masks(self, window: int | None) -> "_Masks":
         if window not in self.masks:
@@ -166,12 +175,17 @@ def _project(
     layer: Layer, residual: Float[Tensor, "r e"], rotary: RotaryTables, limits: Limits
 ) -> tuple[Float[Tensor, "r h d"], Float[Tensor, "r kv d"], Float[Tensor, "r kv d"]]:
     """Queries, keys and values of every row, some rows at a time."""
-    if len(residual) <= limits.rows:
-        return layer.attention.project(layer.attn_norm(residual), rotary)
-    places = [slice(start, start + limits.rows) for start in range(0, len(residual), limits.rows)]
-    parts = [layer.attention.project(layer.attn_norm(residual[rows]), rotary.part(rows)) for rows in places]
-    q, k, v = (torch.cat(part) for part in zip(*parts, strict=True))
-    return q, k, v
+    attention, num_rows = layer.attention, len(residual)
+    if num_rows <= limits.rows:
+        qk, v = attention.project(layer.attn_norm(residual), rotary)
+        return *attention.split(qk), v
+    heads = attention.heads
+    qk = residual.new_empty(num_rows, heads.num_heads + heads.num_kv_heads, heads.head_dim)
+    v = residual.new_empty(num_rows, heads.num_kv_heads, heads.head_dim)
+    for start in range(0, num_rows, limits.rows):
+        rows = slice(start, min(start + limits.rows, num_rows))
+        qk[rows], v[rows] = attention.project(layer.attn_norm(residual[rows]), rotary.part(rows))
+    return *attention.split(qk), v
 
 
 def _add_residual(attn_out: Carried, residual: Float[Tensor, "r e"]) -> Carried:

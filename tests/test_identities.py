@@ -60,7 +60,8 @@ def test_masked_heads_equal_the_closed_form(case, masker):
     stream = masker.decoder.embed(batch.token_ids)
     for readout, layer in zip(readouts, masker.decoder.layers, strict=True):
         rotary = masker.decoder.rotary(batch.positions, len(ids))
-        q, k, v = layer.attention.project(layer.attn_norm(stream), rotary)
+        qk, v = layer.attention.project(layer.attn_norm(stream), rotary)
+        q, k = layer.attention.split(qk)
         visible = visible_keys(batch.query_positions, len(ids), layer.attention.window)
         keys = batch.prompts.heads(k)
         scores = query_scores(q[-1:], keys, scale=layer.attention.scale, visible=visible)
@@ -133,7 +134,9 @@ def test_per_head_cosine_equals_that_of_value_zeroing(case, masker):
     batch, readouts = readouts_of(masker, [ids], [single_tokens(len(ids), None)])
     stream = masker.decoder.embed(batch.token_ids)
     for readout, layer in zip(readouts, masker.decoder.layers, strict=True):
-        q, k, v = layer.attention.project(layer.attn_norm(stream), masker.decoder.rotary(batch.positions, len(ids)))
+        rotary = masker.decoder.rotary(batch.positions, len(ids))
+        qk, v = layer.attention.project(layer.attn_norm(stream), rotary)
+        q, k = layer.attention.split(qk)
         visible = visible_keys(batch.query_positions, len(ids), layer.attention.window)
         keys = batch.prompts.heads(k)
         scores = query_scores(q[-1:], keys, scale=layer.attention.scale, visible=visible)
