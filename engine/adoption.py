@@ -29,6 +29,8 @@ WORKING_DTYPE = {
 }
 """Stored dtype of the weights -> dtype of the residual stream, of scores and of differences."""
 
+RESCALING_ROPES = ("dynamic", "longrope")
+
 
 def adopt(model: nn.Module) -> Decoder:
     """The uniform view on a transformers causal language model. Its tensors are shared, not copied.
@@ -39,6 +41,7 @@ def adopt(model: nn.Module) -> Decoder:
     config: Any = model.config
     embedding: Tensor = model.get_parameter(f"{family.embedding}.weight")
     dtype, device = _working_dtype(embedding.dtype), _only_device(model)
+    _refuse_mixed_dtypes(model, family)
     layers = list(model.get_submodule(family.layers).children())[: config.num_hidden_layers]
     heads = Heads(config.num_attention_heads, config.num_key_value_heads, attrgetter(family.head_dim)(layers[0]))
     return Decoder(
@@ -47,12 +50,17 @@ def adopt(model: nn.Module) -> Decoder:
         layers=tuple(_layer(family, config, index, layer, heads, dtype) for index, layer in enumerate(layers)),
         final_norm=_norm(family, model.get_submodule(family.final_norm), dtype),
         unembedding=_projection(model, [family.unembedding], dtype),
-        rope=_rope(model.get_submodule(family.rotary), dtype, device),
+        rope=_rope(config, model.get_submodule(family.rotary), dtype, device),
         heads=heads,
-        max_positions=config.max_position_embeddings,
+        max_positions=_max_positions(config),
         dtype=dtype,
         device=device,
     )
+
+
+def edition(model: nn.Module) -> tuple[tuple[int, int], ...]:
+    """What changes when a weight is replaced or edited in place: address and version of every one."""
+    return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters())
 
 
 def family_of(model: nn.Module) -> Family:
@@ -90,6 +98,14 @@ def _layer(family: Family, config: Any, index: int, layer: nn.Module, heads: Hea
             activation=activation(config.hidden_act),
         ),
     )
+
+
+def _refuse_mixed_dtypes(model: nn.Module, family: Family) -> None:
+    """One dtype for all matrices; norms and biases may be wider."""
+    dtypes = {p.dtype for p in model.parameters() if p.ndim > 1}
+    if len(dtypes) > 1:
+        names = ", ".join(sorted(str(dtype) for dtype in dtypes))
+        raise ModelError(f"the weights of this {family.architecture} are of several dtypes ({names}); cast it to one")
 
 
 def _refuse_unknown_weights(family: Family, layer: nn.Module, index: int) -> None:
@@ -137,15 +153,23 @@ def activation(name: str) -> Activation:
     return Activation(name, function, wide_difference(function))
 
 
+def _max_positions(config: Any) -> int:
+    """The longest prompt; a dynamic rope stretches what the config says by its factor."""
+    rope = config.rope_parameters
+    factor = rope.get("factor", 1.0) if rope.get("rope_type") == "dynamic" else 1.0
+    return int(config.max_position_embeddings * factor)
+
+
 def _rope(
-    module: nn.Module, dtype: torch.dtype, device: torch.device
+    config: Any, module: Any, dtype: torch.dtype, device: torch.device
 ) -> Callable[[int], tuple[Float[Tensor, "s d"], Float[Tensor, "s d"]]]:
     """The model's own rotary tables by prompt length.
 
-    Some rope types rescale themselves by the longest prompt seen so far; a fresh copy for every length keeps the model
-    as it was, and a prompt's tables independent of the prompts before it.
+    Some rope types rescale themselves by the longest prompt seen so far; they are made anew, and copied for every
+    length, so the model stays as it was and a prompt's tables do not depend on the prompts before it.
     """
-    pristine = copy.deepcopy(module)
+    rescaling = config.rope_parameters.get("rope_type") in RESCALING_ROPES
+    pristine = type(module)(config).to(device) if rescaling else copy.deepcopy(module)
 
     @lru_cache(maxsize=8)
     def tables(num_positions: int) -> tuple[Float[Tensor, "s d"], Float[Tensor, "s d"]]:

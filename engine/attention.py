@@ -8,7 +8,7 @@ import math
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -23,6 +23,11 @@ def causal_z(
 ) -> Float[Tensor, "b h s d"]:
     """Head outputs of all positions, unmasked; a window of w lets a query see itself and w - 1 keys before it."""
     num_positions = q.shape[2]
+    grouped = q.shape[1] > k.shape[1]
+    if grouped and q.device.type != "cpu":
+        # Off the CPU only the kernel that holds all scores in memory takes groups in float32.
+        k, v = (repeat(x, "b kv s d -> b (kv g) s d", g=q.shape[1] // k.shape[1]) for x in (k, v))
+        grouped = False
     sliding = window is not None and window < num_positions
     positions = torch.arange(num_positions, device=q.device)
     return F.scaled_dot_product_attention(
@@ -32,7 +37,7 @@ def causal_z(
         attn_mask=visible_keys(positions, num_positions, window) if sliding else None,
         is_causal=not sliding,
         scale=scale,
-        enable_gqa=q.shape[1] > k.shape[1],
+        enable_gqa=grouped,
     )
 
 

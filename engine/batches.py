@@ -71,36 +71,43 @@ class Batch:
     """The row of the query that each variant differs from."""
     query_origins: Origins
     """The same among the query rows alone, one per prompt."""
-    hidden: Bool[Tensor, "b v k"]
     knockouts: tuple[Knockouts, ...]
 
     def at_query(self, rows: Float[Tensor, "r ..."]) -> Float[Tensor, "b ..."]:
         return rows.index_select(0, self.query_rows)
 
     @cached_property
+    def hidden(self) -> Bool[Tensor, "b v k"]:
+        """True where variant v of prompt b hides key k."""
+        hidden = np.zeros((len(self.knockouts), self.variants.width, self.prompts.width), dtype=bool)
+        for prompt, knockouts in zip(hidden, self.knockouts, strict=True):
+            prompt[: len(knockouts.masked)] = knockouts.hidden(self.prompts.width)
+        return torch.from_numpy(hidden).to(self.prompts.device, non_blocking=True)
+
+    @cached_property
     def single_keys(self) -> Int[Tensor, "b v"] | None:
         """The one key that each variant hides (0 in padding); None when a variant hides several."""
-        if not all(knockouts.single for knockouts in self.knockouts):
-            return None
-        keys = np.zeros(self.hidden.shape[:2], dtype=np.int64)
-        for row, knockouts in zip(keys, self.knockouts, strict=True):
-            row[: len(knockouts.masked)] = [position for (position,) in knockouts.masked]
-        return torch.from_numpy(keys).to(self.hidden.device)
+        columns = [knockouts.single_keys for knockouts in self.knockouts]
+        keys = np.zeros((len(columns), self.variants.width), dtype=np.int64)
+        for row, column in zip(keys, columns, strict=True):
+            if column is None:
+                return None
+            row[: len(column)] = column
+        return torch.from_numpy(keys).to(self.prompts.device, non_blocking=True)
 
     @cached_property
     def every_key(self) -> bool:
-        """Whether variant i of every prompt hides key i, up to the longest prompt's last."""
-        in_order = all(
-            knockouts.masked == tuple((p,) for p in range(len(knockouts.masked))) for knockouts in self.knockouts
-        )
-        return in_order and self.hidden.shape[1] == self.hidden.shape[2]
+        """Whether variant i hides key i, for all keys of prompts that are all equally long."""
+        keys = np.arange(self.prompts.width)
+        columns = [knockouts.single_keys for knockouts in self.knockouts]
+        return all(column is not None and np.array_equal(column, keys) for column in columns)
 
     def blind(self, window: int | None) -> Bool[Tensor, "b v"] | None:
         """The variants that leave their query without any visible key; None when there is none."""
-        blind = np.zeros(self.hidden.shape[:2], dtype=bool)
+        blind = np.zeros((len(self.knockouts), self.variants.width), dtype=bool)
         for row, knockouts in zip(blind, self.knockouts, strict=True):
             row[: len(knockouts.masked)] = knockouts.undefined(window)
-        return torch.from_numpy(blind).to(self.hidden.device) if blind.any() else None
+        return torch.from_numpy(blind).to(self.prompts.device) if blind.any() else None
 
 
 def make_batch(prompts: Sequence[Sequence[int]], knockouts: Sequence[Knockouts], device: torch.device) -> Batch:
@@ -109,9 +116,6 @@ def make_batch(prompts: Sequence[Sequence[int]], knockouts: Sequence[Knockouts],
     counts = tuple(len(knockout.masked) for knockout in knockouts)
     starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
     queries = np.array([knockout.query_position for knockout in knockouts])
-    hidden = np.zeros((len(prompts), max(counts), max(lengths)), dtype=bool)
-    for i, knockout in enumerate(knockouts):
-        hidden[i, : counts[i]] = knockout.hidden(max(lengths))
 
     def on_device(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
@@ -125,6 +129,5 @@ def make_batch(prompts: Sequence[Sequence[int]], knockouts: Sequence[Knockouts],
         query_rows=on_device(starts + queries),
         origins=Origins(np.repeat(starts + queries, counts), device),
         query_origins=Origins(np.repeat(np.arange(len(prompts)), counts), device),
-        hidden=on_device(hidden),
         knockouts=tuple(knockouts),
     )

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+import psutil
 import torch
 
 from engine.errors import DeviceError
 
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+"""How torch's allocators put it where they raise a plain RuntimeError."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
@@ -20,7 +22,9 @@ def resolve_device(name: str | torch.device) -> torch.device:
         return torch.device(best_device())
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
+        device = torch.device("meta")
+    if device.type == "cpu" and device.index:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda", "mps"):
         raise DeviceError(f"unknown device {str(name)!r}; choose auto, cpu, cuda, cuda:N or mps")
@@ -50,12 +54,8 @@ def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def free_host_bytes() -> int:
-    """Memory that the system can give without swapping; 0 where it does not say."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return 0
-    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) * 1024
+    """Memory that the system can give without swapping."""
+    return psutil.virtual_memory().available
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def memory_errors(device: torch.device) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+        if type(error) is RuntimeError and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
         raise DeviceError(
             f"{device} ran out of memory; shorten the prompt, choose fewer tokens with --tokens, "

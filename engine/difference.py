@@ -9,8 +9,8 @@ Axes: ``r`` baseline row, ``m`` difference row, ``n`` = r + m, ``c`` channel (e 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ class Origins:
 
     host: Int[np.ndarray, " m"]
     device: torch.device
+    _parts: dict[tuple[int, int], tuple[Tensor, "Origins"]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.host)
@@ -42,11 +43,13 @@ class Origins:
         """The baseline row of every difference row; a single row, to be broadcast, where all share one."""
         return baseline.index_select(0, self.rows) if self.only is None else baseline[self.only : self.only + 1]
 
-    @cache  # noqa: B019 - lives as long as its batch
     def part(self, start: int, stop: int) -> tuple[Int[Tensor, " r"], "Origins"]:
         """The distinct baseline rows that differences ``start`` to ``stop`` need, and their origins among those."""
-        needed, inverse = np.unique(self.host[start:stop], return_inverse=True)
-        return torch.from_numpy(needed).to(self.device, non_blocking=True), Origins(inverse, self.device)
+        if (start, stop) not in self._parts:
+            needed, inverse = np.unique(self.host[start:stop], return_inverse=True)
+            rows = torch.from_numpy(needed).to(self.device, non_blocking=True)
+            self._parts[start, stop] = rows, Origins(inverse, self.device)
+        return self._parts[start, stop]
 
     def none(self) -> "Origins":
         """Origins of no difference row at all."""
@@ -120,16 +123,22 @@ class RMSNorm:
         return x * self._inverse_rms(x) * self.weight
 
     def carry(self, x: Carried) -> Carried:
-        """With m = mean(x²) + eps and δ = mean(Δ(2x + Δ)): the scale s = m^-½ changes by s·expm1(-½·log1p(δ/m))."""
+        """With s and s' the scales 1/√(mean(x²) + eps) before and after, and δ = mean(Δ(2x + Δ)) the growth of the mean
+        square: s'/s - 1 = -δ·s'² / (1 + s'/s), and (x + Δ)s' - xs = Δs' + xs(s'/s - 1) = Δs + (x + Δ)s(s'/s - 1). The
+        form with the smaller scale cancels nothing, whether Δ dwarfs x or takes it to 0.
+        """
         out = torch.empty_like(x.rows)
         scale = self._inverse_rms(x.baseline)
         torch.mul(x.baseline * scale, self.weight, out=out[: x.num_baseline])
         if len(x.origins):
             origin, scale = x.origins.take(x.baseline), x.origins.take(scale)
-            growth = torch.linalg.vecdot(x.delta, torch.add(x.delta, origin, alpha=2))[:, None]
-            change = growth.mul_(scale.square() / x.rows.shape[1]).log1p_().mul_(-0.5).expm1_()
-            moved = torch.addcmul(x.delta, origin + x.delta, change)
-            torch.mul(moved, scale * self.weight, out=out[x.num_baseline :])
+            moved = origin + x.delta
+            moved_scale = self._inverse_rms(moved)
+            growth = torch.linalg.vecdot(x.delta, origin + moved)[:, None].div_(-x.rows.shape[1])
+            change = growth.mul_(moved_scale.square()).div_(moved_scale / scale + 1).mul_(scale)
+            scaled = x.delta * torch.minimum(scale, moved_scale)
+            scaled.addcmul_(torch.where(moved_scale > scale, moved, origin), change)
+            torch.mul(scaled, self.weight, out=out[x.num_baseline :])
         return x.with_rows(out)
 
     def _inverse_rms(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... 1"]:
@@ -161,10 +170,10 @@ def silu_difference(x: Float[Tensor, "_ f"], delta: Float[Tensor, "m f"]) -> Flo
 
 
 def wide_difference(value: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """The difference of a function without a closed form, taken in float64."""
+    """The difference of a function without a closed form, taken in float64 where the device has it."""
 
     def difference(x: Float[Tensor, "_ f"], delta: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
-        wide = x.double()
+        wide = x if x.device.type == "mps" else x.double()
         return (value(wide + delta) - value(wide)).to(x.dtype)
 
     return difference

@@ -23,23 +23,29 @@ def distances(
 ) -> Float[Tensor, "m h 2"]:
     """(|Δ|, 1 - cos(b, b + Δ)) of every vector, where ``prompt`` names the baseline row of each difference row.
 
-    With Δ⊥ the part of Δ across b and m = b + Δ, for cos > 0: 1 - cos = |Δ⊥|² / (|m|²·(1 + cos)). Δ is first scaled to
-    its largest channel, so that no square underflows; the scalars are combined in float64 where the device has it. The
-    cosine with a zero vector is NaN.
+    With Δ⊥ the part of Δ across b and m = b + Δ, for cos > 0: 1 - cos = |Δ⊥|² / (|m|²·(1 + cos)). Both vectors are
+    first scaled to their largest channels, so that no square underflows or overflows; the scalars are combined in
+    float64 where the device has it. The cosine with a zero vector is NaN.
     """
-    b = baseline.index_select(0, prompt)
-    largest = delta.abs().amax(-1, keepdim=True).clamp_(min=torch.finfo(delta.dtype).tiny)
-    unit = delta / largest
-    size = _wide(torch.linalg.vector_norm(baseline, dim=-1)).index_select(0, prompt)
+    unit_b, largest_b = _scaled(baseline)
+    unit, largest = _scaled(delta)
+    b, ratio = unit_b.index_select(0, prompt), largest / largest_b.index_select(0, prompt)
+    size = _wide(torch.linalg.vector_norm(unit_b, dim=-1)).index_select(0, prompt)
     along = _wide((b * unit).sum(-1)) / size.square()
     across = torch.addcmul(unit, b, along.to(delta.dtype)[..., None], value=-1.0)
-    scale = _wide(largest[..., 0])
-    l2, across_size = (_wide(torch.linalg.vector_norm(x, dim=-1)) * scale for x in (unit, across))
-    moved_size = _wide(torch.linalg.vector_norm(b + delta, dim=-1))
+    moved_size = _wide(torch.linalg.vector_norm(torch.addcmul(b, unit, ratio), dim=-1))
+    scale = _wide(ratio[..., 0])
     cosine = size * (1 + along * scale) / moved_size
-    close = (across_size / moved_size).square() / (1 + cosine)
+    close = (_wide(torch.linalg.vector_norm(across, dim=-1)) * scale / moved_size).square() / (1 + cosine)
     distance = torch.where(cosine > 0, close, 1 - cosine).masked_fill(moved_size == 0, torch.nan)
+    l2 = _wide(torch.linalg.vector_norm(unit, dim=-1)) * _wide(largest[..., 0])
     return torch.stack((l2, distance), dim=-1).to(delta.dtype)
+
+
+def _scaled(x: Float[Tensor, "n h c"]) -> tuple[Float[Tensor, "n h c"], Float[Tensor, "n h 1"]]:
+    """Vectors whose largest channel is 1, and by how much they were divided."""
+    largest = x.abs().amax(-1, keepdim=True).clamp_(min=torch.finfo(x.dtype).tiny)
+    return x / largest, largest
 
 
 def _wide(x: Float[Tensor, "m h"]) -> Float[Tensor, "m h"]:

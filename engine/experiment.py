@@ -11,16 +11,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from engine.adoption import adopt
+from engine.adoption import adopt, edition
 from engine.batches import make_batch
 from engine.checkpoints import load_model
 from engine.decoder import Decoder
 from engine.devices import free_host_bytes, memory_errors
 from engine.distances import measure_readouts
-from engine.errors import NumbersError, PromptError
+from engine.errors import ModelError, NumbersError, PromptError
 from engine.knockouts import Knockouts, select, single_tokens
 from engine.pieces import readable_pieces
-from engine.products import exact_float32
+from engine.products import exact_products
 from engine.prompts import Prompt, read_prompt
 from engine.sweep import Readout, sweep
 from engine.table import build_table, variant_names
@@ -53,12 +53,18 @@ class AttentionMasker:
     """Measures how far each layer's output moves when attention to a token is cut.
 
     ``AttentionMasker(model, tokenizer=None)`` takes a transformers model that is already loaded and only reads it;
-    ``AttentionMasker.from_pretrained(...)`` loads one. Raises ``ModelError`` for an architecture that is not supported.
+    ``AttentionMasker.from_pretrained(...)`` loads one. Weights that are edited in place are taken anew at the next run;
+    only an edit through ``.data``, which torch does not count, needs a new masker. Raises ``ModelError`` for an
+    architecture that is not supported.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any = None) -> None:
+        if tokenizer is not None and not hasattr(tokenizer, "convert_ids_to_tokens"):
+            raise ModelError(f"a {type(tokenizer).__name__} is no tokenizer; hand in a transformers one, or None")
         self.decoder: Decoder = adopt(model)
         self.tokenizer = tokenizer
+        self._held: nn.Module | None = model
+        self._edition = edition(model)
         self._runs = 0
 
     @classmethod
@@ -70,7 +76,9 @@ class AttentionMasker:
         ``device``: auto, cpu, cuda, cuda:N or mps. ``dtype``: float32, float64, or bfloat16 (products in bfloat16,
         everything between them in float32). Raises ``ModelError`` and ``DeviceError``.
         """
-        return cls(*load_model(model, device=device, dtype=dtype))
+        masker = cls(*load_model(model, device=device, dtype=dtype))
+        masker._held = None
+        return masker
 
     def run(
         self,
@@ -100,16 +108,17 @@ class AttentionMasker:
 
         ``watch`` wraps the layers as they pass, for a progress bar.
         """
+        self._take_edits()
         read = self.read(prompt)
         chosen = select(layers, len(self.decoder.layers), what="layer")
         knockouts = single_tokens(len(read), tokens)
         undefined = self._undefined(knockouts, chosen)
         self._settle()
-        with torch.inference_mode(), exact_float32(), memory_errors(self.decoder.device):
+        with torch.inference_mode(), exact_products(self.decoder.device), memory_errors(self.decoder.device):
             batch = make_batch([read.token_ids], [knockouts], self.decoder.device)
             readouts = watch(sweep(self.decoder, batch, layers=chosen, to_end=next_tokens > 0))
             cells, magnitudes, residual = measure_readouts(readouts, batch.query_origins.rows)
-            _check_numbers(cells, magnitudes)
+            _check_numbers(cells, magnitudes[: max(chosen) + 1])
             likeliest = self._likeliest(residual, next_tokens) if next_tokens else ()
         cells[undefined] = np.nan
         variants = tuple(variant_names(self.decoder.heads.num_heads))
@@ -119,6 +128,11 @@ class AttentionMasker:
         """Tokenize and check a prompt. Raises ``PromptError``."""
         limits = {"vocab_size": self.decoder.vocab_size, "max_positions": self.decoder.max_positions}
         return read_prompt(prompt, self.tokenizer, **limits)
+
+    def _take_edits(self) -> None:
+        """Read a held model again if its weights were replaced or edited since they were read."""
+        if self._held is not None and edition(self._held) != self._edition:
+            self.decoder, self._edition, self._runs = adopt(self._held), edition(self._held), 0
 
     def _settle(self) -> None:
         """Before the second run, lay the weights out for the CPU's kernel: a masker that is used again is a session.
@@ -135,7 +149,8 @@ class AttentionMasker:
     def _undefined(self, knockouts: Knockouts, layers: Sequence[int]) -> Bool[np.ndarray, "l v"]:
         """The cells whose query is left with nothing to attend to. Raises ``PromptError`` if that is all of them."""
         windows = [self.decoder.layers[layer].attention.window for layer in layers]
-        undefined = np.stack([knockouts.undefined(window) for window in windows])
+        by_window = {window: knockouts.undefined(window) for window in set(windows)}
+        undefined = np.stack([by_window[window] for window in windows])
         if undefined.all():
             raise PromptError(
                 "nothing can be measured: every chosen token is the only one that its query attends to; "
@@ -146,6 +161,8 @@ class AttentionMasker:
     def _likeliest(self, residual: Float[Tensor, "b e"], count: int) -> tuple[tuple[str, float], ...]:
         """The most probable next tokens after the prompt, from the stream that leaves the last layer at the query."""
         logits = self.decoder.logits(residual)[0].float()
+        if not logits.isfinite().all():
+            return ()
         top = torch.softmax(logits, dim=-1).topk(min(count, len(logits)))
         pieces = readable_pieces(top.indices.tolist(), self.tokenizer)
         return tuple(zip(pieces, top.values.tolist(), strict=True))
@@ -173,8 +190,8 @@ def _check_numbers(cells: Float[np.ndarray, "l m site 2"], magnitudes: Float[np.
     broken = np.flatnonzero(~np.isfinite(magnitudes))
     if broken.size:
         raise NumbersError(
-            f"the activations that leave layer {broken[0]} are not finite (NaN or infinity); check the checkpoint, "
-            "or choose --dtype float32"
+            f"the activations that leave layer {broken[0]} are not finite (NaN or infinity); check the weights of the "
+            "checkpoint, and choose --dtype float32 if they were narrower"
         )
     if np.isinf(cells).any() or np.isnan(cells[..., 0]).any():
         raise NumbersError("a distance is not finite although the activations are; choose --dtype float64")

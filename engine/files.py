@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, and standard output.
+"""Files that appear complete or not at all, and the standard streams.
 
 A file is written beside its target under a private name and renamed when it is complete, so a target holds the old
 content or the new, never half of one. Whatever goes wrong is a ``ResultsError`` of one line.
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal, TextIO
 
 from engine.errors import ResultsError
 
@@ -70,23 +70,61 @@ def require_readable(path: FilePath) -> None:
 def write_stdout(text: str) -> None:
     """Write ``text`` to standard output as UTF-8, whatever the terminal's encoding, and flush it.
 
-    Raises ``ResultsError`` when standard output takes no more; a reader that went away stays ``BrokenPipeError``.
+    Raises ``ResultsError`` when it is closed or takes no more; a reader that went away stays ``BrokenPipeError``.
     """
-    try:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(text.encode("utf-8", "replace"))
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        with suppress(OSError, ValueError):  # what is still buffered must not fail again at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise ResultsError(f"standard output cannot be written: {error.strerror}; write to a file instead") from error
+    _send(text, require_stdout(), encoding="utf-8")
+
+
+def show(text: str, *, end: str = "\n", stream: Literal["stdout", "stderr"] = "stdout") -> None:
+    """Print ``text`` for a person: as UTF-8 into a file or pipe, on a terminal with ``?`` for signs that it lacks.
+
+    Raises as ``write_stdout`` does. What standard error does not take is lost: there is nowhere left to say so.
+    """
+    if stream == "stdout":
+        target = require_stdout()
+        _send(text + end, target, encoding=_encoding(target))
+    elif sys.stderr is not None and not sys.stderr.closed:
+        with suppress(ResultsError, BrokenPipeError):
+            _send(text + end, sys.stderr, encoding=_encoding(sys.stderr))
+
+
+def require_stdout() -> TextIO:
+    """Standard output. Raises ``ResultsError`` where the program was started without one."""
+    if sys.stdout is None or sys.stdout.closed:
+        raise ResultsError("standard output is closed; leave it open, or send it to a file")
+    return sys.stdout
+
+
+def discard(stream: TextIO | None) -> None:
+    """Send what ``stream`` still holds, and all that follows, to nowhere, so that it cannot fail again at exit."""
+    if stream is not None:
+        with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def shown(path: FilePath) -> str:
     """``path`` as an error names it."""
     return repr(os.fspath(path))
+
+
+def _encoding(stream: TextIO) -> str:
+    return stream.encoding if stream.isatty() else "utf-8"
+
+
+def _send(text: str, stream: TextIO, *, encoding: str) -> None:
+    """Write and flush ``text`` after what ``stream`` holds already; a stream without bytes gets the text itself."""
+    try:
+        stream.flush()
+        if hasattr(stream, "buffer"):
+            stream.buffer.write(text.encode(encoding, "replace"))
+        else:
+            stream.write(text)
+        stream.flush()
+    except OSError as error:
+        discard(stream)
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise ResultsError(f"standard output cannot be written: {error.strerror}; write to a file instead") from error
 
 
 @contextmanager

@@ -4,11 +4,13 @@ A knockout hides one or more key positions from the query of its prompt; every l
 a batch are made once, on the host, and sent to the device together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from engine.errors import SelectionError
 
@@ -20,23 +22,29 @@ class Knockouts:
     query_position: int
     masked: tuple[tuple[int, ...], ...]
 
+    @cached_property
+    def _pairs(self) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
+        """Every (variant, hidden key) as two columns."""
+        variants = np.repeat(np.arange(len(self.masked)), [len(positions) for positions in self.masked])
+        return variants, np.array(list(chain.from_iterable(self.masked)), dtype=np.int64)
+
+    @property
+    def single_keys(self) -> Int[np.ndarray, " v"] | None:
+        """The key of every variant, if each hides one and no more."""
+        return self._pairs[1] if all(len(positions) == 1 for positions in self.masked) else None
+
     def hidden(self, num_keys: int) -> Bool[np.ndarray, "v k"]:
         """True where variant v hides key k."""
         hidden = np.zeros((len(self.masked), num_keys), dtype=bool)
-        for variant, positions in enumerate(self.masked):
-            hidden[variant, list(positions)] = True
+        hidden[self._pairs] = True
         return hidden
-
-    @property
-    def single(self) -> bool:
-        """Whether every variant hides one key and no more."""
-        return all(len(positions) == 1 for positions in self.masked)
 
     def undefined(self, window: int | None) -> Bool[np.ndarray, " v"]:
         """True where a variant leaves the query without any visible key, so that its cell has no value."""
         first = 0 if window is None else max(0, self.query_position - window + 1)
-        visible = set(range(first, self.query_position + 1))
-        return np.array([visible <= set(positions) for positions in self.masked], dtype=bool)
+        variants, keys = self._pairs
+        taken = variants[(keys >= first) & (keys <= self.query_position)]
+        return np.bincount(taken, minlength=len(self.masked)) == self.query_position + 1 - first
 
 
 def single_tokens(num_tokens: int, tokens: Sequence[int] | None) -> Knockouts:
@@ -54,13 +62,21 @@ def select(chosen: Sequence[int] | None, count: int, *, what: str) -> tuple[int,
     """
     if chosen is None:
         return tuple(range(count))
-    indices = sorted({_index(index, what) for index in chosen})
+    indices = sorted({_index(index, what) for index in _listed(chosen, what)})
     if not indices:
         raise SelectionError(f"no {what} was chosen; name at least one of 0 to {count - 1}, or leave the choice out")
     for index in (indices[0], indices[-1]):
         if not 0 <= index < count:
             raise SelectionError(f"there is no {what} {index}; this run has {what}s 0 to {count - 1}")
     return tuple(indices)
+
+
+def _listed(chosen: object, what: str) -> list[object]:
+    """The choice as a list, whatever sequence, array or tensor it came in."""
+    values = chosen.tolist() if hasattr(chosen, "tolist") else chosen
+    if not isinstance(values, Iterable) or isinstance(values, str | bytes):
+        raise SelectionError(f"{what}s are chosen by a list of whole numbers, such as [0, 5], not by {chosen!r}")
+    return list(values)
 
 
 def _index(value: object, what: str) -> int:

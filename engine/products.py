@@ -74,14 +74,16 @@ def _best_time_s(product: Product, rows: Tensor, weight: Tensor) -> float:
 
 
 @contextmanager
-def exact_float32() -> Iterator[None]:
-    """Keep float32 products float32: no TF32 or bfloat16 inside them, whatever the process is set to."""
-    settings: tuple[Any, ...] = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
-    before = [setting.fp32_precision for setting in settings]
-    for setting in settings:
-        setting.fp32_precision = "ieee"
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Keep products in the dtype of their factors: no autocast, and no TF32 or bfloat16 inside float32."""
+    backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cuda)
+    changed = [(b, b.matmul.fp32_precision) for b in backends if b.matmul.fp32_precision not in ("none", "ieee")]
+    for backend, _ in changed:
+        backend.matmul.fp32_precision = "ieee"
     try:
-        yield
+        with torch.autocast(device.type, enabled=False):
+            yield
     finally:
-        for setting, precision in zip(settings, before, strict=True):
-            setting.fp32_precision = precision
+        for backend, precision in changed:
+            inherited = getattr(backend, "fp32_precision", None) == precision
+            backend.matmul.fp32_precision = "none" if inherited else precision

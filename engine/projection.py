@@ -41,7 +41,15 @@ class Projection:
         return x.with_rows(product)
 
     def product(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n o"]:
-        """The rows times every weight, without bias."""
+        """The rows times every weight, without bias. float16 has too few exponents for small differences: there each
+        row is scaled to its largest channel and back.
+        """
+        if self.dtype == torch.float16:
+            largest = rows.abs().amax(-1, keepdim=True).clamp_(min=torch.finfo(rows.dtype).tiny)
+            return self._product(rows / largest).mul_(largest)
+        return self._product(rows)
+
+    def _product(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n o"]:
         narrow = rows.to(self.dtype)
         parts = [multiply(narrow, weight) for weight in self.weights]
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).to(rows.dtype)

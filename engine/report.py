@@ -1,6 +1,7 @@
 """An analysis as a report for a terminal of 100 columns, and as JSON."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -17,20 +18,23 @@ TITLES = {
     "prompt_id": "prompt",
     "token_masked": "token",
 }
+ORIGIN = {"Model": "description", "Prompt": "prompt"}
+LINE_WIDTH = 100
 
 
-def as_text(analysis: Analysis) -> str:
-    """Sizes, the rankings of each kind, the profile over layers and the statistics of the variants."""
+def as_text(analysis: Analysis, *, provenance: Mapping[str, Any] | None = None) -> str:
+    """What produced the table, sizes, the rankings of each kind, the profile over layers and the statistics."""
+    headline = [*_origin(provenance or {}), *_headline(analysis)]
     kinds = [_kind_section(analysis, kind) for kind in _kinds(analysis)]
     profiles = [_profile_section(analysis.profile, distance) for distance in DISTANCES]
     statistics = [_statistics_section(analysis.statistics, distance) for distance in DISTANCES]
-    return "\n\n\n".join("\n".join(lines) for lines in [_headline(analysis), *kinds, *profiles, *statistics]) + "\n"
+    return "\n\n\n".join("\n".join(lines) for lines in [headline, *kinds, *profiles, *statistics]) + "\n"
 
 
-def as_json(analysis: Analysis) -> str:
+def as_json(analysis: Analysis, *, provenance: Mapping[str, Any] | None = None) -> str:
     """One JSON object; every number is finite, and null stands for what is not defined.
 
-    ``counts``: object. ``skip_first``: boolean. ``rankings``: kind → distance → ``tokens``, ``layers``, ``cells``
+    ``provenance``: what produced the table, null where its file does not say. ``counts``: object. ``skip_first``: boolean. ``rankings``: kind → distance → ``tokens``, ``layers``, ``cells``
     and, for Head, ``heads``: lists of objects with ``rank``, labels and ``mean`` and ``count`` (cells: ``value``).
     ``profile``: kind → distance → list of ``layer``, ``mean``, ``count``. ``statistics``: variant → distance →
     ``count``, ``null_count``, ``mean``, ``std``, ``min``, ``q05``, ``q25``, ``q50``, ``q75``, ``q95``, ``max``.
@@ -40,6 +44,7 @@ def as_json(analysis: Analysis) -> str:
     for row in analysis.statistics.to_dicts():
         statistics.setdefault(row.pop("variant"), {})[row.pop("distance")] = row
     found = {
+        "provenance": provenance,
         "counts": analysis.counts,
         "skip_first": analysis.skip_first,
         "rankings": {kind: {name: _ranking_dicts(analysis, kind, name) for name in DISTANCES} for kind in kinds},
@@ -49,6 +54,13 @@ def as_json(analysis: Analysis) -> str:
         "statistics": statistics,
     }
     return json.dumps(found, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
+def _origin(provenance: Mapping[str, Any]) -> list[str]:
+    """The lines that name the model and the prompt, as far as the file tells them."""
+    pairs = [(title, provenance[key]) for title, key in ORIGIN.items() if provenance.get(key)]
+    lines = [f"{title:<8}{plain(str(value), columns=LINE_WIDTH - 8)}" for title, value in pairs]
+    return [*lines, ""] if lines else []
 
 
 def _kinds(analysis: Analysis) -> list[str]:

@@ -5,6 +5,7 @@ checked and handed on as a ``LazyFrame``. Whatever goes wrong with a file is a `
 """
 
 import glob
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,27 +15,37 @@ from typing import IO, Any
 import polars as pl
 
 from engine.errors import ResultsError
-from engine.files import FilePath, new_file, require_readable, require_writable, shown, write_stdout
+from engine.files import (
+    FilePath,
+    new_file,
+    require_readable,
+    require_stdout,
+    require_writable,
+    shown,
+    write_stdout,
+)
 from engine.table import IMPACT_COLUMNS, IMPACT_SCHEMA
 
 STDOUT = "-"
+PROVENANCE_KEY = "mask_impact"
 INFERRED_ROWS = 10_000
-# How text files are read. Distances as Float32, or their digits would not give back the numbers that were written.
+# How text files are read. Distances as Float32, or their digits would not give back the float32 that was written.
 TEXT_TYPES = {name: pl.String if kind is pl.Enum else kind for name, kind in IMPACT_SCHEMA.items()}
 CSV_TYPES = TEXT_TYPES | {"prompt_id": pl.String, "query_position": pl.Int32}
 
-WRITERS: dict[str, Callable[[pl.DataFrame, IO[bytes]], object]] = {
-    ".csv": lambda table, file: table.write_csv(file),
-    ".parquet": lambda table, file: table.write_parquet(file, compression="zstd"),
-    ".jsonl": lambda table, file: table.write_ndjson(file),
+WRITERS: dict[str, Callable[[pl.DataFrame, IO[bytes], dict[str, str]], object]] = {
+    ".csv": lambda table, file, _: table.write_csv(file),
+    ".parquet": lambda table, file, metadata: table.write_parquet(file, compression="zstd", metadata=metadata),
+    ".jsonl": lambda table, file, _: table.write_ndjson(file),
 }
 
 
-def write_table(table: pl.DataFrame, path: FilePath) -> None:
+def write_table(table: pl.DataFrame, path: FilePath, *, provenance: Mapping[str, object] | None = None) -> None:
     """Write ``table`` to ``path`` (``.csv``, ``.parquet``, ``.jsonl``), or as CSV to standard output for ``-``.
 
-    The file appears complete or not at all, with the permissions that ``open()`` would give it; a symbolic link is
-    followed. Raises ``ResultsError`` for an unknown suffix, a folder or disk that does not take the file, and a table
+    ``provenance`` says what produced the table: values that JSON can hold, kept in Parquet's metadata under
+    ``PROVENANCE_KEY``. CSV and JSON lines have no place for it beside the table and go without. The file appears
+    complete or not at all, with the permissions that ``open()`` would give it; a symbolic link is followed. Raises ``ResultsError`` for an unknown suffix, a folder or disk that does not take the file, and a table
     that holds NaN (undefined cells are null).
     """
     _require_no_nan(table)
@@ -42,9 +53,10 @@ def write_table(table: pl.DataFrame, path: FilePath) -> None:
         _write_csv_to_stdout(table)
         return
     write = WRITERS[_suffix(path)]
+    metadata = {PROVENANCE_KEY: json.dumps(dict(provenance), allow_nan=False)} if provenance else {}
     try:
         with new_file(path) as file:
-            write(table, file)
+            write(table, file, metadata)
     except pl.exceptions.PolarsError as error:
         reason = _printable(str(error))[:200]
         raise ResultsError(
@@ -58,6 +70,7 @@ def check_writable(path: FilePath) -> None:
     Nothing is left behind and an existing file is not touched. Only how much the disk takes is not known in advance.
     """
     if os.fspath(path) == STDOUT:
+        require_stdout()
         return
     _suffix(path)
     require_writable(path)
@@ -69,7 +82,8 @@ def scan_table(path: FilePath) -> pl.LazyFrame:
     The name, the columns and their types are checked here; damage further down the file shows when it is collected,
     which belongs inside ``reading(path)``. From text files layers and positions come as Int32, distances as Float32,
     ``variant`` as String; Parquet keeps its types (``variant`` may be Enum, Categorical or String). In CSV an empty
-    token is the empty string, ``prompt_id`` is text, and types of unknown columns are guessed. Raises ``ResultsError``.
+    token is the empty string, ``prompt_id`` is text, and types of unknown columns are guessed. The distances of a
+    float64 run keep all their digits in Parquet only: in text nothing tells them from float32. Raises ``ResultsError``.
     """
     suffix = _suffix(path)
     require_readable(path)
@@ -79,6 +93,23 @@ def scan_table(path: FilePath) -> pl.LazyFrame:
     _require_types(path, schema)
     lazy = _scan(path, TEXT_TYPES)
     return lazy.with_columns(pl.col("token_masked").fill_null("")) if suffix == ".csv" else lazy
+
+
+def read_provenance(path: FilePath) -> dict[str, Any] | None:
+    """What produced the table in ``path``, as ``write_table`` was told; None where the file does not say.
+
+    Raises ``ResultsError`` for a Parquet file that cannot be read.
+    """
+    if _suffix(path) != ".parquet":
+        return None
+    require_readable(path)
+    with reading(path), open(path, "rb") as file:  # noqa: PTH123 - a handle: polars reads some paths as patterns
+        text = pl.read_parquet_metadata(file).get(PROVENANCE_KEY, "")
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 @contextmanager

@@ -1,14 +1,17 @@
 """The summary of one measured prompt, for a terminal: what was read, what came next, what mattered, where."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from engine.experiment import Impact
+from engine.terminal import aligned, quoted
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
-GRID_COLUMNS = 12
+PROMPT_EDGE = 20
+"""Of a prompt longer than twice this, so many tokens are shown from each end."""
+LABEL_WIDTH, GRID_COLUMNS = 10, 12
 """The widest prompt (in chosen tokens) whose layer x token grid still fits a terminal."""
 
 
@@ -24,15 +27,18 @@ def naive_passes(impact: Impact) -> int:
 
 
 def _prompt_line(impact: Impact) -> str:
-    pieces = [f"{position} {piece!r}" for position, piece in enumerate(impact.prompt.pieces)]
-    shown = pieces if len(pieces) <= 40 else [*pieces[:20], f"... {len(pieces) - 40} more ...", *pieces[-20:]]
+    count = len(impact.prompt)
+    hidden = range(PROMPT_EDGE, count - PROMPT_EDGE)
+    shown = [_token(impact, position) for position in range(count) if position not in hidden]
+    if hidden:
+        shown.insert(PROMPT_EDGE, f"... {len(hidden)} more ...")
     return "Prompt  " + "  ".join(shown)
 
 
 def _next_line(impact: Impact) -> str | None:
     if not impact.next_tokens:
         return None
-    return "Next    " + "  ".join(f"{piece!r} {probability:.3f}" for piece, probability in impact.next_tokens)
+    return "Next    " + "  ".join(f"{quoted(piece)} {probability:.3f}" for piece, probability in impact.next_tokens)
 
 
 def _grid(impact: Impact) -> list[str]:
@@ -40,13 +46,13 @@ def _grid(impact: Impact) -> list[str]:
     if len(impact.tokens) > GRID_COLUMNS:
         return []
     cells = impact.distances[:, :, 0, 1]
-    labels = [repr(impact.prompt.pieces[position])[:10] for position in impact.tokens]
-    width = max(8, *map(len, labels))
-    lines = ["How far each layer's update turns when a token is masked (Full, cosine distance)", ""]
-    lines.append("layer " + " ".join(f"{label:>{width}}" for label in labels))
-    for layer, row in zip(impact.layers, cells, strict=True):
-        lines.append(f"{layer:>5} " + " ".join(f"{_cell(value, cells):>{width}}" for value in row.tolist()))
-    return [*lines, ""]
+    labels = [quoted(impact.prompt.pieces[position], columns=LABEL_WIDTH) for position in impact.tokens]
+    rows = [
+        [str(layer), *(_cell(value, cells) for value in row.tolist())]
+        for layer, row in zip(impact.layers, cells, strict=True)
+    ]
+    title = "How far each layer's update turns when a token is masked (Full, cosine distance)"
+    return [title, "", *aligned([["layer", *labels], *rows], gap=" "), ""]
 
 
 def _cell(value: float, cells: Float[np.ndarray, "l v"]) -> str:
@@ -58,15 +64,24 @@ def _cell(value: float, cells: Float[np.ndarray, "l v"]) -> str:
 
 def _rankings(impact: Impact, top: int) -> list[str]:
     """The most impactful tokens and layers (by Full) and heads, by mean distance; each distance ranks on its own."""
-    lines = [f"Most impactful  {'by mean L2':<42} by mean cosine distance"]
     full, heads = impact.distances[:, :, 0], impact.distances[:, :, 2:]
-    tokens = [f"{position} {impact.prompt.pieces[position]!r}"[:24] for position in impact.tokens]
-    layers = [f"layer {layer}" for layer in impact.layers]
-    names = [f"layer {layer} {head}" for layer in impact.layers for head in impact.variants[2:]]
-    lines += _ranking("tokens", tokens, _mean(full, axis=0), top)
-    lines += _ranking("layers", layers, _mean(full, axis=1), top)
-    lines += _ranking("heads", names, _mean(heads, axis=1).reshape(-1, 2), top)
-    return lines
+    per_layer = heads.shape[2]
+    rows = [
+        ["Most impactful", "by mean L2", "", "by mean cosine distance", ""],
+        *_ranking("  tokens", lambda i: _token(impact, impact.tokens[i]), _mean(full, axis=0), top),
+        *_ranking("  layers", lambda i: f"layer {impact.layers[i]}", _mean(full, axis=1), top),
+        *_ranking(
+            "  heads",
+            lambda i: f"layer {impact.layers[i // per_layer]} {impact.variants[2 + i % per_layer]}",
+            _mean(heads, axis=1).reshape(-1, 2),
+            top,
+        ),
+    ]
+    return aligned(rows)
+
+
+def _token(impact: Impact, position: int) -> str:
+    return f"{position} {quoted(impact.prompt.pieces[position])}"
 
 
 def _mean(cells: Float[np.ndarray, "..."], *, axis: int) -> Float[np.ndarray, "..."]:
@@ -80,10 +95,15 @@ def _mean(cells: Float[np.ndarray, "..."], *, axis: int) -> Float[np.ndarray, ".
     )
 
 
-def _ranking(title: str, names: Sequence[str], means: Float[np.ndarray, "n 2"], top: int) -> list[str]:
-    columns = []
-    for metric in (0, 1):
-        order = np.argsort(-np.nan_to_num(means[:, metric], nan=-1.0), kind="stable")[:top]
-        columns.append([f"{names[i]:<25} {means[i, metric]:>12.5g}" for i in order])
-    rows = enumerate(zip(*columns, strict=True))
-    return [f"  {title if i == 0 else '':<12}  {left:<42} {right}" for i, (left, right) in rows]
+def _ranking(title: str, label: Callable[[int], str], means: Float[np.ndarray, "n 2"], top: int) -> list[list[str]]:
+    """Rows of the ``top`` labels with their means, ranked by the first distance and beside it by the second."""
+    orders = [np.argsort(-np.nan_to_num(column, nan=-1.0), kind="stable")[:top].tolist() for column in means.T]
+    rows = [
+        [text for metric, index in enumerate(pair) for text in (label(index), _mean_text(means[index, metric].item()))]
+        for pair in zip(*orders, strict=True)
+    ]
+    return [[title if rank == 0 else "", *row] for rank, row in enumerate(rows)]
+
+
+def _mean_text(mean: float) -> str:
+    return "-" if np.isnan(mean) else f"{mean:.5g}"

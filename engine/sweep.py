@@ -117,7 +117,7 @@ class _Run:
         masks: "_Masks",
     ) -> Float[Tensor, "m c"]:
         """The variants' differences: one masked softmax for each, or a leave-one-out where single tokens are many."""
-        if self.batch.hidden.shape[1] > self.limits.masked_variants and self.batch.single_keys is not None:
+        if self.batch.variants.width > self.limits.masked_variants and self.batch.single_keys is not None:
             return self.batch.variants.rows(self._left_out(scores, pattern, values, self.batch.single_keys))
         at_once = max(1, self.limits.pattern_cells // scores.numel())
         hidden = self.batch.hidden.split(at_once, dim=1)

@@ -14,16 +14,16 @@ def width(text: str) -> int:
     return len(text) - marks + sum(unicodedata.east_asian_width(sign) in ("W", "F") for sign in text)
 
 
-def quoted(token: str) -> str:
+def quoted(token: str, *, columns: int = TEXT_WIDTH) -> str:
     """A token as Python would write it: spaces stay visible, line breaks are escaped, no direction mark leaks out."""
-    text = _cut(repr(token))
+    text = _cut(repr(token), columns)
     mixed = any(unicodedata.bidirectional(sign) in ("R", "AL") for sign in text)
     return f"{text}\N{LEFT-TO-RIGHT MARK}" if mixed else text
 
 
-def plain(text: str) -> str:
+def plain(text: str, *, columns: int = TEXT_WIDTH) -> str:
     """Text on one line, with a question mark for each sign that would not show."""
-    return _cut("".join(sign if sign.isprintable() else "?" for sign in text))
+    return _cut("".join(sign if sign.isprintable() else "?" for sign in text), columns)
 
 
 def plural(count: int | None, noun: str) -> str:
@@ -74,10 +74,10 @@ def _padded(text: str, columns: int, *, right: bool = False) -> str:
     return space + text if right else text + space
 
 
-def _cut(text: str) -> str:
-    if width(text) <= TEXT_WIDTH:
+def _cut(text: str, columns: int) -> str:
+    if width(text) <= columns:
         return text
-    text = text[: 2 * TEXT_WIDTH]
-    while width(text) >= TEXT_WIDTH:
+    text = text[: 2 * columns]
+    while width(text) >= columns:
         text = text[:-1]
     return f"{text}…"

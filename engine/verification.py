@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.adoption import family_of
-from engine.experiment import AttentionMasker
+from engine.experiment import Impact
 from engine.families import Family
-from engine.prompts import Prompt
+from engine.knockouts import select
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Tolerance:
 TOLERANCES = {
     torch.float64: Tolerance(1e-4, 1e-6, "transformers computes its norms in float32 even in a float64 layer"),
     torch.float32: Tolerance(1e-2, 1e-5, "engine and transformers round the stream that enters the layer differently"),
-    torch.bfloat16: Tolerance(0.5, 5e-2, "products in bfloat16 carry 8 bits"),
-    torch.float16: Tolerance(0.1, 1e-2, "products in float16 carry 11 bits"),
+    torch.bfloat16: Tolerance(0.3, 1e-2, "products in bfloat16 carry 8 bits"),
+    torch.float16: Tolerance(0.05, 2e-3, "products in float16 carry 11 bits"),
 }
 
 FLOAT64_RESOLUTION = 1e-14
@@ -68,6 +68,12 @@ class CellCheck:
         within = (self.engine - self.reference).abs() <= self._allowed()
         return bool((torch.where(undefined, self.reference.isnan(), within)).all())
 
+    @property
+    def bites(self) -> bool:
+        """True when the engine sees the mask move every vector that it moves in the reference."""
+        moved = self.reference[:, 0] > self._allowed()[:, 0]
+        return bool(moved.any() and (self.engine[moved, 0] > 0).all())
+
     def _allowed(self) -> Float[Tensor, "site 2"]:
         """L2: rtol·d + ε·|b|. Cosine: 1 - cos = θ²/2 to first order, and ε moves the angle θ by ε."""
         l2, cosine = self.reference.unbind(-1)
@@ -77,11 +83,17 @@ class CellCheck:
         return self.tolerance.relative * torch.stack((l2, cosine), dim=-1) + slack
 
 
-def check_cell(model: nn.Module, masker: AttentionMasker, prompt: Prompt, *, layer: int, token: int) -> CellCheck:
-    """Measure one cell with the engine and with the unmodified layer of ``model``, from which ``masker`` was made."""
-    impact = masker.measure(prompt.token_ids, layers=[layer], tokens=[token])
+def check_cell(model: nn.Module, impact: Impact, *, layer: int, token: int) -> CellCheck:
+    """Hold one cell of a measured table against the unmodified layer of ``model``, with which it was measured.
+
+    Raises ``SelectionError`` when the table has no such layer or token.
+    """
+    (layer,), (token,) = (
+        select([layer], len(impact.layers), what="layer"),
+        select([token], len(impact.tokens), what="token"),
+    )
     family = family_of(model)
-    entering = stream_entering(model, prompt.token_ids, layer)
+    entering = stream_entering(model, impact.prompt.token_ids, layer)
     reference = ReferenceLayer(model, family, layer)
     baseline = reference.sites(entering, hidden=None)
     masked = reference.sites(entering, hidden=token)
@@ -90,9 +102,9 @@ def check_cell(model: nn.Module, masker: AttentionMasker, prompt: Prompt, *, lay
     return CellCheck(
         layer=layer,
         token=token,
-        engine=torch.from_numpy(impact.distances[0, 0]).double(),
-        reference=torch.cat(measured).cpu(),
-        baseline_norms=torch.cat([b.norm(dim=-1) for b in baseline]).cpu(),
+        engine=torch.from_numpy(impact.distances[layer, token]).double(),
+        reference=torch.cat(measured),
+        baseline_norms=torch.cat([b.norm(dim=-1) for b in baseline]),
         tolerance=TOLERANCES[weight.dtype],
     )
 
@@ -108,15 +120,15 @@ def plain_distances(baseline: Float[Tensor, "h c"], masked: Float[Tensor, "h c"]
 def stream_entering(model: Any, token_ids: tuple[int, ...], layer: int) -> Float[Tensor, "1 s e"]:
     """The residual stream that enters ``layer`` in transformers' own forward."""
     ids = torch.tensor([token_ids], device=model.device)
-    return model(ids, output_hidden_states=True, use_cache=False, logits_to_keep=1).hidden_states[layer]
+    return model(ids, output_hidden_states=True, use_cache=False, logits_to_keep=1).hidden_states[layer].cpu()
 
 
 class ReferenceLayer:
-    """A float64 copy of one unmodified layer, read at the final position by a hook on its output projection."""
+    """A float64 copy of one unmodified layer on the CPU, read at the final position by a hook on its projection."""
 
     def __init__(self, model: Any, family: Family, layer: int) -> None:
-        self._layer = deepcopy(model.get_submodule(family.layers)[layer]).double()
-        self._rotary: Callable[..., Any] = deepcopy(model.get_submodule(family.rotary))
+        self._layer = deepcopy(model.get_submodule(family.layers)[layer]).cpu().double()
+        self._rotary: Callable[..., Any] = deepcopy(model.get_submodule(family.rotary)).cpu()
         self._window = family.window(model.config, layer)
         self._num_heads = model.config.num_attention_heads
         self._output = self._layer.get_submodule(family.output)

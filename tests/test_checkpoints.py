@@ -106,6 +106,23 @@ def misshape_a_weight(path):
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
 
 
+def add_a_weight(path):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(path / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight_scale_inv"] = torch.ones(1)
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+
+
+def narrow_a_weight(path):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(path / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight"
+    weights[name] = weights[name].to(torch.float8_e4m3fn)
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+
+
 def break_config(path):
     (path / "config.json").write_text("{not json")
 
@@ -125,7 +142,12 @@ BROKEN = [
     (scramble_weights, "weights"),
     (drop_a_weight, "incomplete: 1 weight.*layers.1.mlp.down_proj.weight"),
     (misshape_a_weight, "layers.1.mlp.down_proj.weight|weights"),
+    (add_a_weight, "does not account for.*weight_scale_inv"),
+    (narrow_a_weight, "stored as F8_E4M3, a quantised format"),
     (break_config, "config.json"),
+    (lambda path: (path / "config.json").write_text("[1, 2]"), "config.json"),
+    (lambda path: (path / "config.json").write_text("null"), "config.json"),
+    (lambda path: edit_config(path, model_type=["llama"]), "config.json"),
     (remove_config, "config.json"),
     (break_tokenizer, "tokenizer"),
     (lambda path: edit_config(path, model_type="bloom"), "'bloom'.*not supported"),
@@ -143,7 +165,9 @@ def test_a_broken_checkpoint_is_refused(copy, damage, message):
         AttentionMasker.from_pretrained(str(copy), device="cpu")
 
 
-@pytest.mark.parametrize("name", ["./nothing", "/nothing/here", "~/nothing-here", "a/b/c", "C:\\models\\x", ""])
+@pytest.mark.parametrize(
+    "name", ["./nothing", "/nothing/here", "~/nothing-here", "a/b/c", "C:\\models\\x", "", "x" * 300, "a\0b/c/d"]
+)
 def test_a_folder_that_is_not_there(name):
     with pytest.raises(ModelError, match="no model folder"):
         AttentionMasker.from_pretrained(name, device="cpu")
@@ -162,7 +186,15 @@ def test_a_hub_id_that_cannot_be_had(monkeypatch):
 
 @pytest.mark.parametrize(
     ("device", "message"),
-    [("tpu", "unknown device"), ("", "unknown device"), ("cuda:99", "CUDA devices"), ("cpu:x", "unknown device")],
+    [
+        (None, "unknown device"),
+        (1.5, "unknown device"),
+        ("cpu:7", "unknown device"),
+        ("tpu", "unknown device"),
+        ("", "unknown device"),
+        ("cuda:99", "CUDA devices"),
+        ("cpu:x", "unknown device"),
+    ],
 )
 def test_devices_that_are_not_there(folder, device, message):
     with pytest.raises(DeviceError, match=message):
@@ -213,3 +245,28 @@ def test_other_architectures_are_refused_by_name():
     config = transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=10)
     with pytest.raises(ModelError, match="GPT2LMHeadModel"):
         AttentionMasker(transformers.GPT2LMHeadModel(config))
+
+
+def test_weights_of_several_dtypes_are_refused():
+    model = build(BY_NAME["llama"])
+    model.model.layers[0].self_attn.q_proj.to(torch.bfloat16)
+    with pytest.raises(ModelError, match=r"several dtypes \(torch.bfloat16, torch.float32\)"):
+        AttentionMasker(model)
+
+
+@pytest.mark.parametrize("thing", [5, build(BY_NAME["llama"])], ids=["number", "model"])
+def test_what_is_no_name_is_refused(thing):
+    with pytest.raises(ModelError, match="a folder or a hub id"):
+        AttentionMasker.from_pretrained(thing)
+
+
+def test_what_is_no_tokenizer_is_refused():
+    with pytest.raises(ModelError, match="a str is no tokenizer"):
+        AttentionMasker(build(BY_NAME["llama"]), "tokenizer")
+
+
+def test_an_unknown_kind_of_attention_is_refused():
+    model = build(BY_NAME["qwen3"])
+    model.config.layer_types = ["full_attention", "chunked_attention", "full_attention"]
+    with pytest.raises(ModelError, match="layer 1 has 'chunked_attention'"):
+        AttentionMasker(model)

@@ -61,6 +61,20 @@ def test_rms_norm_difference(size, dtype, rtol, why):
     torch.testing.assert_close(out.baseline, norm(x[None]))
 
 
+@pytest.mark.parametrize("left", [0.0, 1e-30, 1e-6, 1e-3, 0.3])
+def test_rms_norm_difference_where_little_is_left(left):
+    """Δ takes x nearly to 0, where the scale grows by orders of magnitude."""
+    random = torch.Generator().manual_seed(4)
+    x, rest, weight = torch.randn(3, 40, generator=random) * 2
+    delta = rest * left - x
+    out = RMSNorm(weight, 1e-6).carry(carried(x[None], delta[None], Origins(np.array([0]), x.device))).delta[0]
+    plain = torch.nn.functional.rms_norm
+    wide = [plain(values.double(), (40,), weight.double(), 1e-6) for values in (x.double() + delta.double(), x)]
+    torch.testing.assert_close(
+        out.double(), wide[0] - wide[1], rtol=1e-4, atol=1e-5 * float((wide[0] - wide[1]).abs().max())
+    )
+
+
 def make_rows(*, prompts, variants, channels):
     random = torch.Generator().manual_seed(2)
     origins = Origins(np.repeat(np.arange(prompts) * 3 + 2, variants), torch.device("cpu"))

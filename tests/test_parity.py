@@ -77,6 +77,8 @@ def test_polars_table_equals_the_naive_table(case):
     coordinates = ours.columns[:3]
     assert ours.select(coordinates).rows() == theirs.select(coordinates).rows()
     assert ours["variant"].cast(str).to_list() == theirs["variant"].cast(str).to_list()
+    for column in ("l2_distance", "cosine_distance"):
+        np.testing.assert_allclose(ours[column], theirs[column], rtol=1e-5, atol=1e-11)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -66,3 +66,41 @@ def test_a_process_set_to_fast_products_still_gets_exact_ones(onednn):
 
 def test_the_choice_is_one_of_the_two():
     assert products._fastest_on_cpu() in (products._onednn, torch.nn.functional.linear)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_around_the_call_changes_nothing(dtype, onednn):
+    case = BY_NAME["qwen3"]
+    masker = AttentionMasker(build(case))
+    expected = masker.measure(token_ids(case)).distances
+    with torch.autocast("cpu", dtype=dtype):
+        table = AttentionMasker(build(case)).run(token_ids(case))
+    assert str(table["l2_distance"].dtype) == "Float32"
+    np.testing.assert_array_equal(table["l2_distance"].to_numpy(), expected[..., 0].ravel())
+
+
+@pytest.mark.parametrize("edit", ["in place", "replaced", "bias", "norm"])
+def test_edits_of_a_held_model_are_seen(edit, onednn):
+    case = BY_NAME["qwen3-bias"]
+    model = build(case)
+    masker = AttentionMasker(model)
+    for _ in range(3):
+        before = masker.measure(token_ids(case)).distances
+    attention = model.model.layers[1].self_attn
+    with torch.no_grad():
+        if edit == "in place":
+            attention.o_proj.weight.mul_(2.0)
+        elif edit == "replaced":
+            attention.o_proj.weight = torch.nn.Parameter(attention.o_proj.weight * 2.0)
+        else:
+            (attention.v_proj.bias if edit == "bias" else attention.q_norm.weight).mul_(2.0)
+    after = masker.measure(token_ids(case)).distances
+    assert not np.allclose(after, before)
+    np.testing.assert_array_equal(after, AttentionMasker(model).measure(token_ids(case)).distances)
+
+
+def test_small_differences_survive_float16():
+    """float16 ends at 6e-8; a difference row of 1e-12 must not become 0."""
+    weight = torch.randn(5, 8, generator=torch.Generator().manual_seed(0)).half()
+    row = torch.full((1, 8), 1e-12)
+    torch.testing.assert_close(Projection((weight,))(row), row @ weight.float().T, rtol=1e-2, atol=1e-15)

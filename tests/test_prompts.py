@@ -113,7 +113,12 @@ def test_selection_is_sorted_and_each_once():
     assert select(None, 3, what="layer") == (0, 1, 2)
 
 
-@pytest.mark.parametrize("chosen", [[], [5], [-1], [1.0], ["1"], [True]])
+@pytest.mark.parametrize("chosen", [np.array([1, 2]), torch.tensor([2, 1]), {1, 2}, range(1, 3), (i for i in (1, 2))])
+def test_a_selection_comes_in_any_collection(chosen):
+    assert select(chosen, 5, what="layer") == (1, 2)
+
+
+@pytest.mark.parametrize("chosen", [[], [5], [-1], [1.0], ["1"], [True], 3, np.array(2), slice(0, 2), "12", [[1], [2]]])
 def test_bad_selections_are_refused(chosen):
     with pytest.raises(SelectionError, match=r"layer|layers"):
         select(chosen, 5, what="layer")

@@ -157,7 +157,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, f
     path = tmp_path / "table.csv"
     path.write_text("old")
 
-    def fail(table, file):
+    def fail(table, file, metadata):
         file.write(b"half")
         assert not any(other.name.endswith(FORMATS) for other in tmp_path.iterdir() if other != path)
         raise failure

@@ -27,6 +27,14 @@ LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0 + 0.1 * i for i in range(8)],
+    "long_factor": [2.0 + 0.5 * i for i in range(8)],
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
 
 
@@ -66,7 +74,9 @@ CASES = (
     Case("llama-bias", "LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True}),
     Case("llama-3", "LlamaForCausalLM", {"rope_parameters": LLAMA3}, length=31),
     Case("llama-linear", "LlamaForCausalLM", {"rope_parameters": LINEAR}, length=7),
-    Case("llama-dynamic", "LlamaForCausalLM", {"rope_parameters": DYNAMIC, "max_position_embeddings": 24}, length=24),
+    Case("llama-dynamic", "LlamaForCausalLM", {"rope_parameters": DYNAMIC, "max_position_embeddings": 24}, length=41),
+    Case("llama-longrope", "LlamaForCausalLM", {"rope_parameters": LONGROPE, "max_position_embeddings": 64}, length=40),
+    Case("llama-longrope-short", "LlamaForCausalLM", {"rope_parameters": LONGROPE}, length=12),
     Case("llama-gelu", "LlamaForCausalLM", {"hidden_act": "gelu"}),
     Case("mistral", "MistralForCausalLM", {"sliding_window": None}),
     Case("mistral-window", "MistralForCausalLM", {"sliding_window": 4}, length=17),

@@ -4,12 +4,12 @@ Each command is a module with ``build_parser()`` and ``execute(arguments) -> exi
 before the arguments are parsed, so ``--help`` and a misspelt option answer at once.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from engine.errors import ImpactError
+from engine.files import discard, show
 
 COMMANDS = ("run", "verify", "analyze")
 EXIT_USER_ERROR = 2
@@ -25,16 +25,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     name = words.pop(0) if words and words[0] in COMMANDS else "run"
     command = import_module(f"engine.commands.{name}")
-    arguments = command.build_parser().parse_args(words)
     try:
-        return command.execute(arguments)
+        return command.execute(command.build_parser().parse_args(words))
     except ImpactError as error:
-        print(f"mask-impact: error: {' '.join(str(error).split())}", file=sys.stderr)
+        show(f"mask-impact: error: {' '.join(str(error).split())}", stream="stderr")
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("mask-impact: interrupted; nothing was written", file=sys.stderr)
+        show("mask-impact: interrupted; nothing was written", stream="stderr")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout went away (``| head``). Python must not find that out again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         return 0

@@ -31,13 +31,17 @@ def build_parser() -> argparse.ArgumentParser:
 def execute(arguments: argparse.Namespace) -> int:
     """Print the findings in ``arguments.file`` and return 0. Raises ``ResultsError`` for a file that has none."""
     from engine.analysis import analyze
-    from engine.files import write_stdout
+    from engine.files import show, write_stdout
     from engine.report import as_json, as_text
-    from engine.results import reading, scan_table
+    from engine.results import read_provenance, reading, scan_table
 
     with reading(arguments.file):
         analysis = analyze(scan_table(arguments.file), top=arguments.top, skip_first=arguments.skip_first)
-    write_stdout(as_json(analysis) if arguments.json else as_text(analysis))
+    provenance = read_provenance(arguments.file)
+    if arguments.json:
+        write_stdout(as_json(analysis, provenance=provenance))
+    else:
+        show(as_text(analysis, provenance=provenance), end="")
     return 0
 
 

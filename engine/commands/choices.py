@@ -5,6 +5,7 @@ import argparse
 from engine.commands.arguments import Parser
 
 EXAMPLE_PROMPT = "The Eiffel Tower is in"
+EMBEDDED = "embedded demo model"
 
 
 def add_model_options(parser: Parser) -> None:
@@ -18,5 +19,5 @@ def add_model_options(parser: Parser) -> None:
 def describe_model(arguments: argparse.Namespace) -> str:
     """What produced the numbers, in words; the embedded model always says that it is one."""
     if arguments.model is None:
-        return "embedded demo model (a toy that knows a few hundred facts; choose a real one with --model)"
+        return f"{EMBEDDED} (a toy that knows a few hundred facts; choose a real one with --model)"
     return str(arguments.model)

@@ -4,10 +4,12 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.commands.arguments import Parser, parse_indices
-from engine.commands.choices import EXAMPLE_PROMPT, add_model_options, describe_model
+from engine.commands.choices import EMBEDDED, EXAMPLE_PROMPT, add_model_options, describe_model
+from engine.errors import ResultsError
+from engine.files import show
 
 if TYPE_CHECKING:
     from engine.experiment import AttentionMasker, Impact
@@ -64,30 +66,65 @@ def execute(arguments: argparse.Namespace) -> int:
     impact = masker.measure(arguments.prompt, layers=layers, tokens=tokens, next_tokens=5, watch=_progress)
     measured = time.perf_counter()
     table = impact.table()
-    write_table(table, arguments.output)
-    report = _report(arguments, masker, impact, rows=table.height, loading=loaded - started, run=measured - loaded)
-    print(report, file=sys.stderr if arguments.output == "-" else sys.stdout)
+    provenance = _provenance(arguments, masker)
+    write_table(table, arguments.output, provenance=provenance)
+    loading, run = loaded - started, measured - loaded
+    report = _report(arguments, impact, origin=provenance["description"], rows=table.height, loading=loading, run=run)
+    _show(report, arguments.output)
     return 0
 
 
+def _provenance(arguments: argparse.Namespace, masker: "AttentionMasker") -> dict[str, Any]:
+    """What produces the table: the model and how it runs, the prompt, and the versions at work."""
+    import torch
+    import transformers
+
+    layers, heads, device = len(masker.decoder.layers), masker.decoder.heads.num_heads, str(masker.decoder.device)
+    return {
+        "description": f"{describe_model(arguments)}; {layers} layers x {heads} heads, {arguments.dtype} on {device}",
+        "model": arguments.model or EMBEDDED,
+        "layers": layers,
+        "heads": heads,
+        "dtype": arguments.dtype,
+        "device": device,
+        "prompt": arguments.prompt,
+        "mask_impact": _version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _version() -> str | None:
+    """The version of this program; None where it runs from a folder without being installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("mask-impact")
+    except PackageNotFoundError:
+        return None
+
+
+def _show(report: str, output: str) -> None:
+    """Print the report where the table does not go. Raises ``ResultsError`` that says where the table is."""
+    if output == "-":
+        show(report, stream="stderr")
+        return
+    try:
+        show(report)
+    except ResultsError as error:
+        raise ResultsError(f"the table is in {output}, but its summary cannot be shown: {error}") from error
+
+
 def _report(
-    arguments: argparse.Namespace,
-    masker: "AttentionMasker",
-    impact: "Impact",
-    *,
-    rows: int,
-    loading: float,
-    run: float,
+    arguments: argparse.Namespace, impact: "Impact", *, origin: str, rows: int, loading: float, run: float
 ) -> str:
     """The summary between what produced it and what it took."""
     from engine.summary import naive_passes, summarize
 
-    decoder = masker.decoder
-    shape = f"{len(decoder.layers)} layers x {decoder.heads.num_heads} heads, {arguments.dtype} on {decoder.device}"
     place = "stdout" if arguments.output == "-" else arguments.output
     return "\n".join(
         (
-            f"Model   {describe_model(arguments)}; {shape}",
+            f"Model   {origin}",
             summarize(impact),
             "",
             f"{rows:,} rows -> {place}",

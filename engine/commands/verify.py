@@ -1,6 +1,7 @@
 """``verify``: the quick check of one layer and one token, against the unmodified layer of transformers."""
 
 import argparse
+from collections.abc import Iterator
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,7 @@ from engine.errors import SelectionError
 if TYPE_CHECKING:
     from torch import nn
 
-    from engine.experiment import AttentionMasker
-    from engine.prompts import Prompt
+    from engine.experiment import AttentionMasker, Impact
     from engine.verification import CellCheck
 
 EXAMPLES = """examples:
@@ -39,41 +39,40 @@ def build_parser() -> Parser:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Print the walk through one cell and its check, then the random cells; 1 if any cell disagrees."""
+    """Show the walk through one cell and its check, then the random cells; 1 if any cell disagrees."""
     from engine.checkpoints import load_model
     from engine.experiment import AttentionMasker
+    from engine.files import write_stdout
+    from engine.verification import check_cell
 
     if arguments.samples < 0:
         raise SelectionError(f"--samples {arguments.samples} is not a number of cells; give 0 or more")
     model, tokenizer = load_model(arguments.model, device=arguments.device, dtype=arguments.dtype)
     masker = AttentionMasker(model, tokenizer)
-    prompt = masker.read(arguments.prompt)
-    print(f"Model   {describe_model(arguments)}")
-    print("Prompt  " + "  ".join(f"{position} {piece!r}" for position, piece in enumerate(prompt.pieces)))
-    checks = [_first_cell(model, masker, prompt, arguments)]
-    checks += _random_cells(model, masker, prompt, arguments)
-    return _verdict(checks)
+    impact = masker.measure(arguments.prompt)
+    first = check_cell(model, impact, layer=arguments.layer, token=arguments.token)
+    tokens = "  ".join(f"{position} {piece!r}" for position, piece in enumerate(impact.prompt.pieces))
+    parts = [f"Model   {describe_model(arguments)}", f"Prompt  {tokens}", ""]
+    parts += [*_walk(masker, impact, first), "", _cell_table(first), ""]
+    checks = [first, *_random_cells(model, impact, first, arguments)]
+    parts += [_check_line(check) for check in checks[1:]]
+    write_stdout("\n".join([*parts, *_verdict(checks)]) + "\n")
+    return 0 if all(check.agrees for check in checks) else 1
 
 
-def _first_cell(
-    model: "nn.Module", masker: "AttentionMasker", prompt: "Prompt", arguments: argparse.Namespace
-) -> "CellCheck":
-    from engine.verification import check_cell
+def _walk(masker: "AttentionMasker", impact: "Impact", check: "CellCheck") -> Iterator[str]:
+    """The shape of every tensor on the way, and what the mask does to the attention."""
     from engine.walkthrough import walk
 
-    check = check_cell(model, masker, prompt, layer=arguments.layer, token=arguments.token)
-    piece = prompt.pieces[arguments.token]
-    print(f"\nLayer {arguments.layer}, masked token {arguments.token} {piece!r}, query {len(prompt) - 1}\n")
-    stops = {stop.name: stop for stop in walk(masker.decoder, prompt, layer=arguments.layer, token=arguments.token)}
-    for stop in stops.values():
-        print(f"  {stop.name:<36} {stop.axes:<12} {tuple(stop.value.shape)}")
-    print("\n" + _cell_table(check) + "\n")
-    before = stops["pattern"].value[..., arguments.token]
-    after = stops["masked pattern"].value[..., arguments.token]
-    rows = stops["masked pattern"].value.sum(-1)
-    print(f"  attention to the token, mean over heads: {before.mean():.6f} before, {after.mean():.6f} under the mask")
-    print(f"  largest weight left on it: {after.max():g}; the rest of each head sums to {rows.min():.6f} or more")
-    return check
+    piece = impact.prompt.pieces[check.token]
+    yield f"Layer {check.layer}, masked token {check.token} {piece!r}, query {len(impact.prompt) - 1}\n"
+    stops = {}
+    for stop in walk(masker.decoder, impact.prompt, layer=check.layer, token=check.token):
+        stops[stop.name] = stop.value
+        yield f"  {stop.name:<36} {stop.axes:<14} {tuple(stop.value.shape)}"
+    before, after = (stops[name][..., check.token] for name in ("pattern", "masked pattern"))
+    yield f"\n  attention to the token, by head, before: {', '.join(f'{a:.4f}' for a in before.flatten().tolist())}"
+    yield f"  largest of these under the mask: {after.max():g}; the other keys share 1"
 
 
 def _cell_table(check: "CellCheck") -> str:
@@ -90,29 +89,38 @@ def _cell_table(check: "CellCheck") -> str:
 
 
 def _random_cells(
-    model: "nn.Module", masker: "AttentionMasker", prompt: "Prompt", arguments: argparse.Namespace
+    model: "nn.Module", impact: "Impact", first: "CellCheck", arguments: argparse.Namespace
 ) -> list["CellCheck"]:
+    """Checks of random cells that are defined, each once, other than the first."""
     from engine.verification import check_cell
 
-    random = Random(arguments.seed)
-    checks = []
-    for _ in range(arguments.samples):
-        layer, token = random.randrange(len(masker.decoder.layers)), random.randrange(len(prompt))
-        check = check_cell(model, masker, prompt, layer=layer, token=token)
-        word = "agrees" if check.agrees else "DISAGREES"
-        print(f"  layer {layer:>3}, token {token:>4}: {word}, largest relative error {check.relative_errors.max():.1e}")
-        checks.append(check)
-    return checks
+    defined = [
+        (layer, token)
+        for layer, cells in enumerate(impact.distances)
+        for token, cell in enumerate(cells)
+        if cell[0, 0] == cell[0, 0] and (layer, token) != (first.layer, first.token)
+    ]
+    chosen = Random(arguments.seed).sample(defined, min(arguments.samples, len(defined)))
+    return [check_cell(model, impact, layer=layer, token=token) for layer, token in sorted(chosen)]
 
 
-def _verdict(checks: list["CellCheck"]) -> int:
-    """One line; the mask bites when some distance of some checked cell is not zero in both opinions."""
+def _check_line(check: "CellCheck") -> str:
+    word = "agrees" if check.agrees else "DISAGREES"
+    error = f"largest relative error {check.relative_errors.max():.1e}"
+    return f"  layer {check.layer:>3}, token {check.token:>4}: {word}, {error}"
+
+
+def _verdict(checks: list["CellCheck"]) -> Iterator[str]:
+    """How many cells agree, and whether the mask bites in any of them."""
     tolerance = checks[0].tolerance
-    bites = any(bool((check.engine > 0).any() and (check.reference > 0).any()) for check in checks)
-    wrong = sum(not check.agrees for check in checks)
-    print(
-        f"\n{len(checks) - wrong} of {len(checks)} cells agree within {tolerance.relative:g} relative "
+    right = sum(check.agrees for check in checks)
+    yield (
+        f"\n{right} of {len(checks)} cells agree within {tolerance.relative:g} relative "
         f"plus {tolerance.resolution:g} of the baseline vector ({tolerance.reason})"
     )
-    print("the mask bites" if bites else "the mask moves nothing here: the query does not attend to the token")
-    return 1 if wrong else 0
+    if any(check.bites for check in checks):
+        yield "the mask bites: engine and transformers both see it move the output"
+    elif right < len(checks):
+        yield "the mask does not bite in the engine"
+    else:
+        yield "the mask moves nothing here: the query does not attend to the token"

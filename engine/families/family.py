@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from engine.errors import ModelError
+
 
 def no_window(config: Any, layer: int) -> None:
     """Every layer sees all earlier positions."""
@@ -15,8 +17,11 @@ def window_everywhere(config: Any, layer: int) -> int | None:
 
 
 def window_by_layer_type(config: Any, layer: int) -> int | None:
-    """A sliding window where ``layer_types`` says so."""
-    return config.sliding_window if config.layer_types[layer] == "sliding_attention" else None
+    """A sliding window where ``layer_types`` says so. Raises ``ModelError`` for any other kind of attention."""
+    kind = config.layer_types[layer]
+    if kind not in ("full_attention", "sliding_attention"):
+        raise ModelError(f"layer {layer} has {kind!r}, which is not supported; full and sliding attention are")
+    return config.sliding_window if kind == "sliding_attention" else None
 
 
 @dataclass(frozen=True)
