@@ -58,9 +58,23 @@ def adopt(model: nn.Module) -> Decoder:
     )
 
 
-def edition(model: nn.Module) -> tuple[tuple[int, int], ...]:
-    """What changes when a weight is replaced or edited in place: address and version of every one."""
-    return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters())
+class Edition:
+    """Notices when a weight of a held model was replaced or edited in place since it was last asked."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._slots = [
+            (m._parameters, name) for m in model.modules() for name, p in m._parameters.items() if p is not None
+        ]
+        self._last = self._now()
+
+    def changed(self) -> bool:
+        before, self._last = self._last, self._now()
+        return before != self._last
+
+    def _now(self) -> list[tuple[int, int]]:
+        """Identity and version of every weight; tensors made in inference mode have no version."""
+        weights = [parameters[name] for parameters, name in self._slots]
+        return [(id(w), 0 if w is None or w.is_inference() else w._version) for w in weights]
 
 
 def family_of(model: nn.Module) -> Family:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from engine.adoption import adopt, edition
+from engine.adoption import Edition, adopt
 from engine.batches import make_batch
 from engine.checkpoints import load_model
 from engine.decoder import Decoder
@@ -64,7 +64,7 @@ class AttentionMasker:
         self.decoder: Decoder = adopt(model)
         self.tokenizer = tokenizer
         self._held: nn.Module | None = model
-        self._edition = edition(model)
+        self._edition: Edition | None = Edition(model)
         self._runs = 0
 
     @classmethod
@@ -77,7 +77,7 @@ class AttentionMasker:
         everything between them in float32). Raises ``ModelError`` and ``DeviceError``.
         """
         masker = cls(*load_model(model, device=device, dtype=dtype))
-        masker._held = None
+        masker._release()
         return masker
 
     def run(
@@ -129,10 +129,14 @@ class AttentionMasker:
         limits = {"vocab_size": self.decoder.vocab_size, "max_positions": self.decoder.max_positions}
         return read_prompt(prompt, self.tokenizer, **limits)
 
+    def _release(self) -> None:
+        """Let go of the model: what the decoder needs of it stays, and nobody else can edit that."""
+        self._held = self._edition = None
+
     def _take_edits(self) -> None:
         """Read a held model again if its weights were replaced or edited since they were read."""
-        if self._held is not None and edition(self._held) != self._edition:
-            self.decoder, self._edition, self._runs = adopt(self._held), edition(self._held), 0
+        if self._held is not None and self._edition is not None and self._edition.changed():
+            self.decoder, self._runs = adopt(self._held), 0
 
     def _settle(self) -> None:
         """Before the second run, lay the weights out for the CPU's kernel: a masker that is used again is a session.

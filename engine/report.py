@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import polars as pl
@@ -18,7 +19,11 @@ TITLES = {
     "prompt_id": "prompt",
     "token_masked": "token",
 }
-ORIGIN = {"Model": "description", "Prompt": "prompt"}
+ORIGIN = {
+    "Model": "{description}",
+    "Run": "{layers} layers x {heads} heads, {dtype} on {device}; torch {torch}, transformers {transformers}",
+    "Prompt": "{prompt}",
+}
 LINE_WIDTH = 100
 
 
@@ -34,10 +39,11 @@ def as_text(analysis: Analysis, *, provenance: Mapping[str, Any] | None = None) 
 def as_json(analysis: Analysis, *, provenance: Mapping[str, Any] | None = None) -> str:
     """One JSON object; every number is finite, and null stands for what is not defined.
 
-    ``provenance``: what produced the table, null where its file does not say. ``counts``: object. ``skip_first``: boolean. ``rankings``: kind → distance → ``tokens``, ``layers``, ``cells``
-    and, for Head, ``heads``: lists of objects with ``rank``, labels and ``mean`` and ``count`` (cells: ``value``).
-    ``profile``: kind → distance → list of ``layer``, ``mean``, ``count``. ``statistics``: variant → distance →
-    ``count``, ``null_count``, ``mean``, ``std``, ``min``, ``q05``, ``q25``, ``q50``, ``q75``, ``q95``, ``max``.
+    ``provenance``: what produced the table, null where its file does not say. ``counts``: object. ``skip_first``:
+    boolean. ``rankings``: kind → distance → ``tokens``, ``layers``, ``cells`` and, for Head, ``heads``: lists of
+    objects with ``rank``, labels and ``mean`` and ``count`` (cells: ``value``). ``profile``: kind → distance → list
+    of ``layer``, ``mean``, ``count``. ``statistics``: variant → distance → ``count``, ``null_count``, ``mean``,
+    ``std``, ``min``, ``q05``, ``q25``, ``q50``, ``q75``, ``q95``, ``max``.
     """
     kinds = _kinds(analysis)
     statistics: dict[str, dict[str, Any]] = {}
@@ -57,9 +63,11 @@ def as_json(analysis: Analysis, *, provenance: Mapping[str, Any] | None = None) 
 
 
 def _origin(provenance: Mapping[str, Any]) -> list[str]:
-    """The lines that name the model and the prompt, as far as the file tells them."""
-    pairs = [(title, provenance[key]) for title, key in ORIGIN.items() if provenance.get(key)]
-    lines = [f"{title:<8}{plain(str(value), columns=LINE_WIDTH - 8)}" for title, value in pairs]
+    """The lines on the model, how it ran and the prompt, as far as the file tells them."""
+    lines = []
+    for title, form in ORIGIN.items():
+        with suppress(KeyError):
+            lines.append(f"{title:<8}{plain(form.format_map(provenance), columns=LINE_WIDTH - 8)}")
     return [*lines, ""] if lines else []
 
 

@@ -45,8 +45,9 @@ def write_table(table: pl.DataFrame, path: FilePath, *, provenance: Mapping[str,
 
     ``provenance`` says what produced the table: values that JSON can hold, kept in Parquet's metadata under
     ``PROVENANCE_KEY``. CSV and JSON lines have no place for it beside the table and go without. The file appears
-    complete or not at all, with the permissions that ``open()`` would give it; a symbolic link is followed. Raises ``ResultsError`` for an unknown suffix, a folder or disk that does not take the file, and a table
-    that holds NaN (undefined cells are null).
+    complete or not at all, with the permissions that ``open()`` would give it; a symbolic link is followed. Raises
+    ``ResultsError`` for an unknown suffix, a folder or disk that does not take the file, and a table that holds NaN
+    (undefined cells are null).
     """
     _require_no_nan(table)
     if os.fspath(path) == STDOUT:
@@ -107,7 +108,8 @@ def read_provenance(path: FilePath) -> dict[str, Any] | None:
         text = pl.read_parquet_metadata(file).get(PROVENANCE_KEY, "")
     try:
         found = json.loads(text)
-    except ValueError:
+        json.dumps(found, allow_nan=False)
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -1,6 +1,6 @@
 """The summary of one measured prompt, for a terminal: what was read, what came next, what mattered, where."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float

@@ -61,4 +61,4 @@ def _along(labels: Shaped[np.ndarray, " n"], shape: tuple[int, ...], *, axis: in
 
 
 def _cells(values: Float[np.ndarray, "l v site"]) -> pl.Series:
-    return pl.Series(values.ravel()).fill_nan(None)
+    return pl.Series(values.ravel(), nan_to_null=True)

@@ -69,7 +69,7 @@ def execute(arguments: argparse.Namespace) -> int:
     provenance = _provenance(arguments, masker)
     write_table(table, arguments.output, provenance=provenance)
     loading, run = loaded - started, measured - loaded
-    report = _report(arguments, impact, origin=provenance["description"], rows=table.height, loading=loading, run=run)
+    report = _report(arguments, impact, origin=provenance, rows=table.height, loading=loading, run=run)
     _show(report, arguments.output)
     return 0
 
@@ -79,14 +79,13 @@ def _provenance(arguments: argparse.Namespace, masker: "AttentionMasker") -> dic
     import torch
     import transformers
 
-    layers, heads, device = len(masker.decoder.layers), masker.decoder.heads.num_heads, str(masker.decoder.device)
     return {
-        "description": f"{describe_model(arguments)}; {layers} layers x {heads} heads, {arguments.dtype} on {device}",
+        "description": describe_model(arguments),
         "model": arguments.model or EMBEDDED,
-        "layers": layers,
-        "heads": heads,
+        "layers": len(masker.decoder.layers),
+        "heads": masker.decoder.heads.num_heads,
         "dtype": arguments.dtype,
-        "device": device,
+        "device": str(masker.decoder.device),
         "prompt": arguments.prompt,
         "mask_impact": _version(),
         "torch": torch.__version__,
@@ -116,15 +115,16 @@ def _show(report: str, output: str) -> None:
 
 
 def _report(
-    arguments: argparse.Namespace, impact: "Impact", *, origin: str, rows: int, loading: float, run: float
+    arguments: argparse.Namespace, impact: "Impact", *, origin: dict[str, Any], rows: int, loading: float, run: float
 ) -> str:
     """The summary between what produced it and what it took."""
     from engine.summary import naive_passes, summarize
 
+    shape = "{layers} layers x {heads} heads, {dtype} on {device}".format_map(origin)
     place = "stdout" if arguments.output == "-" else arguments.output
     return "\n".join(
         (
-            f"Model   {origin}",
+            f"Model   {origin['description']}; {shape}",
             summarize(impact),
             "",
             f"{rows:,} rows -> {place}",

@@ -42,7 +42,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Show the walk through one cell and its check, then the random cells; 1 if any cell disagrees."""
     from engine.checkpoints import load_model
     from engine.experiment import AttentionMasker
-    from engine.files import write_stdout
+    from engine.files import show
     from engine.verification import check_cell
 
     if arguments.samples < 0:
@@ -56,7 +56,7 @@ def execute(arguments: argparse.Namespace) -> int:
     parts += [*_walk(masker, impact, first), "", _cell_table(first), ""]
     checks = [first, *_random_cells(model, impact, first, arguments)]
     parts += [_check_line(check) for check in checks[1:]]
-    write_stdout("\n".join([*parts, *_verdict(checks)]) + "\n")
+    show("\n".join([*parts, *_verdict(checks)]))
     return 0 if all(check.agrees for check in checks) else 1
 
 
