@@ -151,7 +151,8 @@ def _norm(family: Family, module: Any, dtype: torch.dtype) -> RMSNorm:
     eps = module.eps if type(module) is nn.RMSNorm else getattr(module, family.norm_eps, None)
     if eps is None:
         raise ModelError(f"a {type(module).__name__} stands where {family.architecture} has an RMSNorm with an epsilon")
-    return RMSNorm(module.weight.detach().to(dtype), eps)
+    weight = module.weight.detach().to(dtype)
+    return RMSNorm(weight, weight.new_tensor(eps))
 
 
 def _qk_norm(query: RMSNorm, key: RMSNorm, heads: Heads) -> RMSNorm:

@@ -48,12 +48,11 @@ def visible_keys(query: Int[Tensor, " b"], num_keys: int, window: int | None) ->
 
 
 def query_scores(
-    q: Float[Tensor, "b h d"], k: Float[Tensor, "b kv k d"], *, scale: float, visible: Bool[Tensor, "b k"]
+    q: Float[Tensor, "b h d"], k: Float[Tensor, "b kv k d"], *, scale: float, visible: Bool[Tensor, "b 1 1 k"]
 ) -> Float[Tensor, "b kv g k"]:
     """Attention logits of one query per prompt; -inf where the query sees nothing."""
     q = rearrange(q * scale, "b (kv g) d -> b kv g d", kv=k.shape[1])
-    scores = q @ rearrange(k, "b kv k d -> b kv d k")
-    return torch.where(rearrange(visible, "b k -> b 1 1 k"), scores, -torch.inf)
+    return torch.where(visible, q @ rearrange(k, "b kv k d -> b kv d k"), -torch.inf)
 
 
 def attended(pattern: Float[Tensor, "b kv q k"], v: Float[Tensor, "b kv k d"]) -> Float[Tensor, "b kv q d"]:
@@ -66,8 +65,8 @@ def z_difference(
     pattern: Float[Tensor, "b kv g k"],
     values: Float[Tensor, "b kv k d"],
     *,
-    hidden: Bool[Tensor, "b v k"],
-    blind: Bool[Tensor, "b v"] | None = None,
+    hidden: Bool[Tensor, "b 1 v 1 k"],
+    blind: Bool[Tensor, "b 1 v 1 1"] | None = None,
 ) -> Float[Tensor, "b v c"]:
     """How every variant's head outputs ``c = (kv g d)`` differ from the baseline's when its ``hidden`` keys get -inf.
 
@@ -78,16 +77,14 @@ def z_difference(
     A factors out of every term, so the difference of a token that holds 1e-9 of a head is as accurate as any other.
     ``blind`` marks variants whose query is left without any key: they attend to nothing, z' = 0.
     """
-    mass = rearrange(pattern, "b kv g k -> b kv k g")
-    mass = rearrange(hidden, "b v k -> b 1 v k").to(scores.dtype) @ mass
-    cut = rearrange(hidden, "b v k -> b 1 v 1 k")
-    weights = torch.softmax(torch.where(cut, -torch.inf, rearrange(scores, "b kv g k -> b kv 1 g k")), dim=-1)
+    scores, pattern = (rearrange(x, "b kv g k -> b kv 1 g k") for x in (scores, pattern))
+    lost = pattern * hidden
+    weights = torch.softmax(torch.where(hidden, -torch.inf, scores), dim=-1)
     if blind is not None:
-        weights.masked_fill_(rearrange(blind, "b v -> b 1 v 1 1"), 0.0)
-    weights *= rearrange(mass, "b kv v g -> b kv v g 1")
-    weights = torch.where(cut, rearrange(-pattern, "b kv g k -> b kv 1 g k"), weights)
+        weights.masked_fill_(blind, 0.0)
+    weights.mul_(lost.sum(-1, keepdim=True)).sub_(lost)
     delta = attended(rearrange(weights, "b kv v g k -> b kv (v g) k"), values)
-    return rearrange(delta, "b kv (v g) d -> b v (kv g d)", v=hidden.shape[1])
+    return rearrange(delta, "b kv (v g) d -> b v (kv g d)", v=hidden.shape[2])
 
 
 def leave_one_out(

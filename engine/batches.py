@@ -49,7 +49,8 @@ class Ragged:
 
     def from_heads(self, grid: Float[Tensor, "b h s d"]) -> Float[Tensor, "r c"]:
         """Take the rows back out, heads flattened into channels ``c = (h d)``."""
-        return self.rows(rearrange(grid, "b h s d -> b s (h d)"))
+        flat = rearrange(grid, "b h s d -> (b s) (h d)")
+        return flat if self.slots is None else flat.index_select(0, self.slots)
 
     def rows(self, grid: Float[Tensor, "b s c"]) -> Float[Tensor, "r c"]:
         """Take the rows out of a grid."""
@@ -77,12 +78,12 @@ class Batch:
         return rows.index_select(0, self.query_rows)
 
     @cached_property
-    def hidden(self) -> Bool[Tensor, "b v k"]:
-        """True where variant v of prompt b hides key k."""
+    def hidden(self) -> Bool[Tensor, "b 1 v 1 k"]:
+        """True where variant v of prompt b hides key k, in the axes of the variants' patterns."""
         hidden = np.zeros((len(self.knockouts), self.variants.width, self.prompts.width), dtype=bool)
         for prompt, knockouts in zip(hidden, self.knockouts, strict=True):
             prompt[: len(knockouts.masked)] = knockouts.hidden(self.prompts.width)
-        return torch.from_numpy(hidden).to(self.prompts.device, non_blocking=True)
+        return rearrange(torch.from_numpy(hidden), "b v k -> b 1 v 1 k").to(self.prompts.device, non_blocking=True)
 
     @cached_property
     def single_keys(self) -> Int[Tensor, "b v"] | None:
@@ -102,12 +103,14 @@ class Batch:
         columns = [knockouts.single_keys for knockouts in self.knockouts]
         return all(column is not None and np.array_equal(column, keys) for column in columns)
 
-    def blind(self, window: int | None) -> Bool[Tensor, "b v"] | None:
+    def blind(self, window: int | None) -> Bool[Tensor, "b 1 v 1 1"] | None:
         """The variants that leave their query without any visible key; None when there is none."""
         blind = np.zeros((len(self.knockouts), self.variants.width), dtype=bool)
         for row, knockouts in zip(blind, self.knockouts, strict=True):
             row[: len(knockouts.masked)] = knockouts.undefined(window)
-        return torch.from_numpy(blind).to(self.prompts.device) if blind.any() else None
+        if not blind.any():
+            return None
+        return rearrange(torch.from_numpy(blind), "b v -> b 1 v 1 1").to(self.prompts.device, non_blocking=True)
 
 
 def make_batch(prompts: Sequence[Sequence[int]], knockouts: Sequence[Knockouts], device: torch.device) -> Batch:

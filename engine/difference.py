@@ -9,7 +9,7 @@ Axes: ``r`` baseline row, ``m`` difference row, ``n`` = r + m, ``c`` channel (e 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -61,11 +61,8 @@ class Carried:
     """Baseline rows first, difference rows behind them."""
 
     rows: Float[Tensor, "n c"]
+    num_baseline: int
     origins: Origins
-
-    @property
-    def num_baseline(self) -> int:
-        return len(self.rows) - len(self.origins)
 
     @property
     def baseline(self) -> Float[Tensor, "r c"]:
@@ -76,7 +73,7 @@ class Carried:
         return self.rows[self.num_baseline :]
 
     def with_rows(self, rows: Float[Tensor, "n c2"]) -> "Carried":
-        return replace(self, rows=rows)
+        return Carried(rows, self.num_baseline, self.origins)
 
     def chunks(self, max_rows: int) -> Iterator[tuple["Carried", slice, int]]:
         """Parts of about ``max_rows`` rows: (part, the rows of the whole that it gives, how many of its first to skip).
@@ -86,17 +83,17 @@ class Carried:
         r = self.num_baseline
         for start in range(0, r, max_rows):
             place = slice(start, min(start + max_rows, r))
-            yield Carried(self.rows[place], self.origins.none()), place, 0
+            yield Carried(self.rows[place], place.stop - place.start, self.origins.none()), place, 0
         for start in range(0, len(self.origins), max_rows):
             stop = min(start + max_rows, len(self.origins))
             needed, origins = self.origins.part(start, stop)
             rows = torch.cat((self.baseline.index_select(0, needed), self.delta[start:stop]))
-            yield Carried(rows, origins), slice(r + start, r + stop), len(needed)
+            yield Carried(rows, len(needed), origins), slice(r + start, r + stop), len(needed)
 
 
 def carried(baseline: Float[Tensor, "r c"], delta: Float[Tensor, "m c"], origins: Origins) -> Carried:
     """Lay ``delta`` behind ``baseline``."""
-    return Carried(torch.cat((baseline, delta)), origins)
+    return Carried(torch.cat((baseline, delta)), len(baseline), origins)
 
 
 def carry_in_chunks(step: Callable[[Carried], Carried], x: Carried, *, max_rows: int) -> Carried:
@@ -117,7 +114,7 @@ class RMSNorm:
     """Root-mean-square norm over the last axis (Zhang & Sennrich 2019, arXiv 1910.07467)."""
 
     weight: Float[Tensor, "... c"]
-    eps: float
+    eps: Float[Tensor, ""]
 
     def __call__(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... c"]:
         return x * self._inverse_rms(x) * self.weight
@@ -143,7 +140,7 @@ class RMSNorm:
 
     def _inverse_rms(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... 1"]:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return norm.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
+        return torch.addcmul(self.eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,14 +83,26 @@ class _Run:
     masks: dict[int | None, "_Masks"] = field(default_factory=dict)
 
     def layer(self, index: int, residual: Float[Tensor, "r e"], *, measured: bool, final: bool) -> Readout:
-        """One layer; ``final`` drops the rows that nothing reads, all but the queries'."""
+        """One layer; ``final`` drops the rows that nothing reads, all but the queries'.
+
+        Full is what attention and MLP add together; no two streams are subtracted.
+        """
         layer, batch = self.decoder.layers[index], self.batch
         z = self._attend(layer, residual, measured=measured, final=final)
         attn_out = layer.attention.output.carry(z)
-        mid = _add_residual(attn_out, batch.at_query(residual) if final else residual)
-        mlp_out = carry_in_chunks(layer.carry_mlp, mid, max_rows=self.limits.rows)
-        leaving = mid.baseline + mlp_out.baseline
-        return Readout(index, leaving, self._sites(z, attn_out, mlp_out, final=final) if measured else ())
+        attn_b = self._at_query(attn_out, final=final)
+        attn_out.baseline.add_(batch.at_query(residual) if final else residual)  # from here on the stream in the middle
+        mlp_out = carry_in_chunks(layer.carry_mlp, attn_out, max_rows=self.limits.rows)
+        sites: tuple[Site, ...] = ()
+        if measured:
+            full_b = attn_b + self._at_query(mlp_out, final=final)
+            heads = Site(self._at_query(z, final=final), z.delta, self.decoder.heads.num_heads)
+            sites = (Site(full_b, attn_out.delta + mlp_out.delta), Site(attn_b, attn_out.delta), heads)
+        return Readout(index, attn_out.baseline + mlp_out.baseline, sites)
+
+    def _at_query(self, x: Carried, *, final: bool) -> Float[Tensor, "b c"]:
+        """A copy of the queries' baseline rows; after the last layer's attention there are no others."""
+        return x.baseline.clone() if final else self.batch.at_query(x.baseline)
 
     def _attend(self, layer: Layer, residual: Float[Tensor, "r e"], *, measured: bool, final: bool) -> Carried:
         """Head outputs of every row (of the queries alone when ``final``) and, if ``measured``, their differences."""
@@ -105,7 +117,7 @@ class _Run:
             grid = causal_z(prompts.heads(q), keys, values, scale=attention.scale, window=attention.window)
             z = prompts.from_heads(grid)
         if not measured:
-            return Carried(z, self.batch.origins.none())
+            return Carried(z, len(z), self.batch.origins.none())
         delta = self._z_differences(scores, pattern, values, masks)
         return carried(z, delta, self.batch.query_origins if final else self.batch.origins)
 
@@ -120,8 +132,8 @@ class _Run:
         if self.batch.variants.width > self.limits.masked_variants and self.batch.single_keys is not None:
             return self.batch.variants.rows(self._left_out(scores, pattern, values, self.batch.single_keys))
         at_once = max(1, self.limits.pattern_cells // scores.numel())
-        hidden = self.batch.hidden.split(at_once, dim=1)
-        blind = [None] * len(hidden) if masks.blind is None else masks.blind.split(at_once, dim=1)
+        hidden = self.batch.hidden.split(at_once, dim=2)
+        blind = [None] * len(hidden) if masks.blind is None else masks.blind.split(at_once, dim=2)
         parts = [z_difference(scores, pattern, values, hidden=h, blind=b) for h, b in zip(hidden, blind, strict=True)]
         return self.batch.variants.rows(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
 
@@ -150,25 +162,16 @@ class _Run:
     def _masks(self, window: int | None) -> "_Masks":
         if window not in self.masks:
             visible = visible_keys(self.batch.query_positions, self.batch.prompts.width, window)
-            self.masks[window] = _Masks(visible, self.batch.blind(window))
+            self.masks[window] = _Masks(rearrange(visible, "b k -> b 1 1 k"), self.batch.blind(window))
         return self.masks[window]
-
-    def _sites(self, z: Carried, attn_out: Carried, mlp_out: Carried, *, final: bool) -> tuple[Site, ...]:
-        """The sites at the queries. Full is what attention and MLP add together; no two streams are subtracted."""
-        z_b, attn_b, mlp_b = (x.baseline if final else self.batch.at_query(x.baseline) for x in (z, attn_out, mlp_out))
-        return (
-            Site(attn_b + mlp_b, attn_out.delta + mlp_out.delta),
-            Site(attn_b, attn_out.delta),
-            Site(z_b, z.delta, self.decoder.heads.num_heads),
-        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Masks:
     """What the queries see through one window: their visible keys, and the variants that are left with none."""
 
-    visible: Bool[Tensor, "b k"]
-    blind: Bool[Tensor, "b v"] | None
+    visible: Bool[Tensor, "b 1 1 k"]
+    blind: Bool[Tensor, "b 1 v 1 1"] | None
 
 
 def _project(
@@ -186,10 +189,3 @@ def _project(
         rows = slice(start, min(start + limits.rows, num_rows))
         qk[rows], v[rows] = attention.project(layer.attn_norm(residual[rows]), rotary.part(rows))
     return *attention.split(qk), v
-
-
-def _add_residual(attn_out: Carried, residual: Float[Tensor, "r e"]) -> Carried:
-    """The stream between attention and MLP; a difference in ``attn_out`` is the difference of the stream."""
-    mid = attn_out.with_rows(attn_out.rows.clone())
-    mid.baseline.add_(residual)
-    return mid

@@ -53,9 +53,9 @@ def test_difference_of_every_variant(qkv, window, sharpness):
         hidden[:, i, list(keys)] = True
     rows = torch.arange(B)
     visible = visible_keys(query, S, window)
-    scores = query_scores(q[rows, :, query], k, scale=0.4, visible=visible)
-    blind = ~(visible[:, None] & ~hidden).any(-1)
-    delta = z_difference(scores, torch.softmax(scores, -1), v, hidden=hidden, blind=blind)
+    scores = query_scores(q[rows, :, query], k, scale=0.4, visible=visible[:, None, None])
+    blind = ~(visible[:, None] & ~hidden).any(-1)[:, None, :, None, None]
+    delta = z_difference(scores, torch.softmax(scores, -1), v, hidden=hidden[:, None, :, None], blind=blind)
     baseline = slow_z(q, k, v, scale=0.4, sees=lambda b, i, j: 0 <= i - j < (window or S))
     for i, keys in enumerate(hidden_keys):
         masked = slow_z(q, k, v, scale=0.4, sees=lambda b, i, j, cut=keys: 0 <= i - j < (window or S) and j not in cut)
@@ -65,8 +65,8 @@ def test_difference_of_every_variant(qkv, window, sharpness):
 
 def test_keys_that_are_not_visible_get_exactly_nothing(qkv):
     q, k, _ = qkv
-    visible = torch.ones(B, S, dtype=torch.bool)
-    visible[:, 2] = False
+    visible = torch.ones(B, 1, 1, S, dtype=torch.bool)
+    visible[..., 2] = False
     pattern = torch.softmax(query_scores(q[:, :, -1] * 50, k, scale=1.0, visible=visible), -1)
     assert (pattern[..., 2] == 0).all()
     torch.testing.assert_close(pattern.sum(-1), torch.ones(B, KV, G, dtype=torch.float64))
@@ -75,9 +75,9 @@ def test_keys_that_are_not_visible_get_exactly_nothing(qkv):
 def test_a_key_with_all_the_attention_is_removed_exactly(qkv):
     """At a = 1 - 1e-40 the short form (o - a·v)/(1 - a) divides by zero; a masked softmax does not."""
     q, k, v = qkv
-    scores = query_scores(q[:, :, -1], k, scale=0.4, visible=torch.ones(B, S, dtype=torch.bool))
+    scores = query_scores(q[:, :, -1], k, scale=0.4, visible=torch.ones(B, 1, 1, S, dtype=torch.bool))
     scores[..., 0] += 92.0
-    hidden = torch.zeros(B, 1, S, dtype=torch.bool)
+    hidden = torch.zeros(B, 1, 1, 1, S, dtype=torch.bool)
     hidden[..., 0] = True
     delta = z_difference(scores, torch.softmax(scores, -1), v, hidden=hidden)[:, 0]
     rest = torch.softmax(scores[..., 1:], -1) @ v[:, :, 1:]
@@ -98,9 +98,9 @@ def test_leaving_one_out_equals_a_mask_for_each(sharpness, dtype, rtol):
     num_keys = 200
     q = torch.randn(B, KV * G, D, generator=random, dtype=torch.float64) * sharpness
     k, v = torch.randn(2, B, KV, num_keys, D, generator=random, dtype=torch.float64)
-    visible = visible_keys(torch.tensor([num_keys - 1, num_keys - 40]), num_keys, 90)
+    visible = visible_keys(torch.tensor([num_keys - 1, num_keys - 40]), num_keys, 90)[:, None, None]
     scores = query_scores(q.to(dtype), k.to(dtype), scale=1.0, visible=visible)
-    hidden = torch.eye(num_keys, dtype=torch.bool).expand(B, -1, -1)
+    hidden = torch.eye(num_keys, dtype=torch.bool)[None, None, :, None].expand(B, -1, -1, -1, -1)
     wide = scores.double()
     expected = z_difference(wide, torch.softmax(wide, -1), v, hidden=hidden)
     delta = leave_one_out(scores, torch.softmax(scores, -1), v.to(dtype)).double()

@@ -47,11 +47,11 @@ def test_rms_norm_difference(size, dtype, rtol, why):
     random = torch.Generator().manual_seed(1)
     x, delta, weight = (torch.randn(3, 40, generator=random, dtype=torch.float64) * 2).to(dtype)
     delta = delta * size
-    norm = RMSNorm(weight, 1e-6)
+    norm = RMSNorm(weight, weight.new_tensor(1e-6))
     out = norm.carry(carried(x[None], delta[None], Origins(np.array([0]), x.device)))
 
     def reference(values):
-        scale = 1 / mpmath.sqrt(sum(v * v for v in values) / len(values) + mpmath.mpf(1e-6))
+        scale = 1 / mpmath.sqrt(sum(v * v for v in values) / len(values) + mpmath.mpf(float(norm.eps)))
         return [v * scale * w for v, w in zip(values, exact(weight), strict=True)]
 
     moved = [a + d for a, d in zip(exact(x), exact(delta), strict=True)]
@@ -67,7 +67,11 @@ def test_rms_norm_difference_where_little_is_left(left):
     random = torch.Generator().manual_seed(4)
     x, rest, weight = torch.randn(3, 40, generator=random) * 2
     delta = rest * left - x
-    out = RMSNorm(weight, 1e-6).carry(carried(x[None], delta[None], Origins(np.array([0]), x.device))).delta[0]
+    out = (
+        RMSNorm(weight, weight.new_tensor(1e-6))
+        .carry(carried(x[None], delta[None], Origins(np.array([0]), x.device)))
+        .delta[0]
+    )
     plain = torch.nn.functional.rms_norm
     wide = [plain(values.double(), (40,), weight.double(), 1e-6) for values in (x.double() + delta.double(), x)]
     torch.testing.assert_close(
@@ -99,7 +103,7 @@ def test_gated_rows_equal_the_plain_function():
 @pytest.mark.parametrize("max_rows", [1, 2, 3, 5, 7, 100])
 def test_chunks_change_nothing(max_rows):
     x = make_rows(prompts=3, variants=5, channels=8)
-    norm = RMSNorm(torch.linspace(0.5, 2, 8, dtype=torch.float64), 1e-5)
+    norm = RMSNorm(torch.linspace(0.5, 2, 8, dtype=torch.float64), torch.tensor(1e-5, dtype=torch.float64))
     whole, cut = norm.carry(x), carry_in_chunks(norm.carry, x, max_rows=max_rows)
     torch.testing.assert_close(cut.rows, whole.rows, rtol=1e-14, atol=0)
 

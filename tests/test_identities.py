@@ -64,7 +64,7 @@ def test_masked_heads_equal_the_closed_form(case, masker):
         rotary = masker.decoder.rotary(batch.positions, len(ids))
         qk, v = layer.attention.project(layer.attn_norm(stream), rotary)
         q, k = layer.attention.split(qk)
-        visible = visible_keys(batch.query_positions, len(ids), layer.attention.window)
+        visible = visible_keys(batch.query_positions, len(ids), layer.attention.window)[:, None, None]
         keys = batch.prompts.heads(k)
         scores = query_scores(q[-1:], keys, scale=layer.attention.scale, visible=visible)
         a = torch.softmax(scores, -1)[0].flatten(0, 1).T[..., None]
@@ -147,7 +147,7 @@ def test_per_head_cosine_equals_that_of_value_zeroing(case, masker):
         rotary = masker.decoder.rotary(batch.positions, len(ids))
         qk, v = layer.attention.project(layer.attn_norm(stream), rotary)
         q, k = layer.attention.split(qk)
-        visible = visible_keys(batch.query_positions, len(ids), layer.attention.window)
+        visible = visible_keys(batch.query_positions, len(ids), layer.attention.window)[:, None, None]
         keys = batch.prompts.heads(k)
         scores = query_scores(q[-1:], keys, scale=layer.attention.scale, visible=visible)
         a = torch.softmax(scores, -1)[0].flatten(0, 1).T[..., None]
