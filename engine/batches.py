@@ -75,7 +75,15 @@ class Batch:
     knockouts: tuple[Knockouts, ...]
 
     def at_query(self, rows: Float[Tensor, "r ..."]) -> Float[Tensor, "b ..."]:
-        return rows.index_select(0, self.query_rows)
+        """The rows of the queries; of a single prompt without a copy."""
+        if self.only_query is None:
+            return rows.index_select(0, self.query_rows)
+        return rows[self.only_query : self.only_query + 1]
+
+    @cached_property
+    def only_query(self) -> int | None:
+        """The row of the query, if there is only one prompt."""
+        return self.knockouts[0].query_position if len(self.knockouts) == 1 else None
 
     @cached_property
     def hidden(self) -> Bool[Tensor, "b 1 v 1 k"]:

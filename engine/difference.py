@@ -132,7 +132,8 @@ class RMSNorm:
             moved = origin + x.delta
             moved_scale = self._inverse_rms(moved)
             growth = torch.linalg.vecdot(x.delta, origin + moved)[:, None].div_(-x.rows.shape[1])
-            change = growth.mul_(moved_scale.square()).div_(moved_scale / scale + 1).mul_(scale)
+            both = scale * moved_scale
+            change = growth.mul_(both).mul_(both).div_(scale + moved_scale)
             scaled = x.delta * torch.minimum(scale, moved_scale)
             scaled.addcmul_(torch.where(moved_scale > scale, moved, origin), change)
             torch.mul(scaled, self.weight, out=out[x.num_baseline :])
@@ -145,31 +146,34 @@ class RMSNorm:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """An elementwise function and its exact finite difference ``(x, Δ) -> f(x + Δ) - f(x)``."""
+    """An elementwise f and its finite difference ``(x, f(x), Δ) -> f(x + Δ) - f(x)``; x may be one row for all."""
 
     name: str
     value: Callable[[Tensor], Tensor]
-    difference: Callable[[Tensor, Tensor], Tensor]
+    difference: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def silu_difference(x: Float[Tensor, "_ f"], delta: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
-    """silu(x + Δ) - silu(x), to full relative accuracy for any Δ; ``x`` may be one row for all.
+def silu_difference(
+    x: Float[Tensor, "_ f"], value: Float[Tensor, "_ f"], delta: Float[Tensor, "m f"]
+) -> Float[Tensor, "m f"]:
+    """silu(x + Δ) - silu(x), to full relative accuracy for any Δ.
 
     With x' = x + Δ: silu(x') - silu(x) = Δ·σ(x') + x·(σ(x') - σ(x)), and from (p - q)/(p + q) = tanh(Δ/2) for
-    p = σ(x')·σ(-x), q = σ(x)·σ(-x'): σ(x') - σ(x) = tanh(Δ/2)·(p + q). All terms of p + q are positive, none overflows.
-    tanh(Δ/2) is e/(e + 2) with e = expm1(Δ), three times as fast as torch's own; beyond 80 it is 1 to every digit.
+    p = σ(x')·σ(-x), q = σ(x)·σ(-x'): x·(σ(x') - σ(x)) = tanh(Δ/2)·(silu(x) + σ(x')·(x - 2·silu(x))). tanh(Δ/2) is
+    e/(e + 2) with e = expm1(Δ), three times as fast as torch's own; beyond 80 it is 1 to every digit.
     """
     growth = delta.clamp(max=80.0).expm1_()
-    here, opposite = torch.sigmoid(x), torch.sigmoid(-x)
     there = (x + delta).sigmoid_()
-    step = torch.addcmul(x * here, there, x * (opposite - here))
+    step = torch.addcmul(value, there, torch.sub(x, value, alpha=2))
     return step.mul_(growth.div_(growth + 2.0)).addcmul_(there, delta)
 
 
-def wide_difference(value: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+def wide_difference(value: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """The difference of a function without a closed form, taken in float64 where the device has it."""
 
-    def difference(x: Float[Tensor, "_ f"], delta: Float[Tensor, "m f"]) -> Float[Tensor, "m f"]:
+    def difference(
+        x: Float[Tensor, "_ f"], _: Float[Tensor, "_ f"], delta: Float[Tensor, "m f"]
+    ) -> Float[Tensor, "m f"]:
         wide = x if x.device.type == "mps" else x.double()
         return (value(wide + delta) - value(wide)).to(x.dtype)
 
@@ -187,6 +191,7 @@ def carry_gated(gate_up: Carried, activation: Activation) -> Carried:
     activated = activation.value(gate[:r])
     torch.mul(activated, up[:r], out=out[:r])
     if len(gate_up.origins):
-        torch.mul(activation.difference(take(gate[:r]), gate[r:]), take(up[:r]) + up[r:], out=out[r:])
-        out[r:].addcmul_(take(activated), up[r:])
+        here = take(activated)
+        torch.mul(activation.difference(take(gate[:r]), here, gate[r:]), take(up[:r]) + up[r:], out=out[r:])
+        out[r:].addcmul_(here, up[r:])
     return gate_up.with_rows(out)

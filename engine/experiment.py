@@ -117,8 +117,8 @@ class AttentionMasker:
         with torch.inference_mode(), exact_products(self.decoder.device), memory_errors(self.decoder.device):
             batch = make_batch([read.token_ids], [knockouts], self.decoder.device)
             readouts = watch(sweep(self.decoder, batch, layers=chosen, to_end=next_tokens > 0))
-            cells, magnitudes, residual = measure_readouts(readouts, batch.query_origins.rows)
-            _check_numbers(cells, magnitudes[: max(chosen) + 1])
+            cells, sums, residual = measure_readouts(readouts, batch.query_origins.rows)
+            _check_numbers(cells, sums[: max(chosen) + 1])
             likeliest = self._likeliest(residual, next_tokens) if next_tokens else ()
         cells[undefined] = np.nan
         variants = tuple(variant_names(self.decoder.heads.num_heads))
@@ -189,9 +189,9 @@ def run_masking_experiment(
     return masker.run(prompt, layers=layers, tokens=tokens)
 
 
-def _check_numbers(cells: Float[np.ndarray, "l m site 2"], magnitudes: Float[np.ndarray, " passed"]) -> None:
+def _check_numbers(cells: Float[np.ndarray, "l m site 2"], sums: Float[np.ndarray, " passed"]) -> None:
     """Raises ``NumbersError`` that names the first layer whose output is not finite."""
-    broken = np.flatnonzero(~np.isfinite(magnitudes))
+    broken = np.flatnonzero(~np.isfinite(sums))
     if broken.size:
         raise NumbersError(
             f"the activations that leave layer {broken[0]} are not finite (NaN or infinity); check the weights of the "

@@ -90,7 +90,7 @@ class _Run:
         layer, batch = self.decoder.layers[index], self.batch
         z = self._attend(layer, residual, measured=measured, final=final)
         attn_out = layer.attention.output.carry(z)
-        attn_b = self._at_query(attn_out, final=final)
+        attn_b = self._at_query(attn_out, final=final).clone()
         attn_out.baseline.add_(batch.at_query(residual) if final else residual)  # from here on the stream in the middle
         mlp_out = carry_in_chunks(layer.carry_mlp, attn_out, max_rows=self.limits.rows)
         sites: tuple[Site, ...] = ()
@@ -101,8 +101,8 @@ class _Run:
         return Readout(index, attn_out.baseline + mlp_out.baseline, sites)
 
     def _at_query(self, x: Carried, *, final: bool) -> Float[Tensor, "b c"]:
-        """A copy of the queries' baseline rows; after the last layer's attention there are no others."""
-        return x.baseline.clone() if final else self.batch.at_query(x.baseline)
+        """The queries' baseline rows; after the last layer's attention there are no others."""
+        return x.baseline if final else self.batch.at_query(x.baseline)
 
     def _attend(self, layer: Layer, residual: Float[Tensor, "r e"], *, measured: bool, final: bool) -> Carried:
         """Head outputs of every row (of the queries alone when ``final``) and, if ``measured``, their differences."""
