@@ -31,7 +31,7 @@ EXAMPLES = """examples:
 
 Reports go to stdout and, as Markdown and long CSV (and a figure, as SVG), to the output folder. The last line of stdout
 is JSON. The exit code is 1 when a check failed, 2 when the suite or device cannot be had here; with --suite all such a
-suite is left out by name. The peers and the figure need pip install 'mask-impact[benchmarks]'. Nothing is downloaded.
+suite is left out by name. The peers and the figure need pip install -e '.[benchmarks]'. Nothing is downloaded.
 """
 
 

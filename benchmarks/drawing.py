@@ -11,7 +11,7 @@ Curve = tuple[str, str, Sequence[int], Sequence[float]]
 def draw(curves: Sequence[Curve]) -> tuple[str | None, str]:
     """One panel a curve, beside straight growth; no SVG without matplotlib. The second is a note that says which."""
     if find_spec("matplotlib") is None:
-        return None, "the figure was left out: matplotlib is not installed; pip install 'mask-impact[benchmarks]'"
+        return None, "the figure was left out: matplotlib is not installed; pip install -e '.[benchmarks]'"
     return _svg(curves), "the figure lies beside this report as SVG; the grey lines show growth in proportion"
 
 

@@ -79,6 +79,11 @@ class Edition:
 
 def family_of(model: nn.Module) -> Family:
     """The family of a transformers model, by its class. Raises ``ModelError`` for every other class."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"AttentionMasker takes a loaded transformers model, not {model!r}; "
+            "AttentionMasker.from_pretrained takes a folder or a hub id"
+        )
     kind = type(model)
     for family in FAMILIES.values():
         if kind.__name__ == family.architecture and kind.__module__.startswith("transformers."):

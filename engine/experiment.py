@@ -25,6 +25,9 @@ from engine.prompts import Prompt, read_prompt
 from engine.sweep import Readout, sweep
 from engine.table import build_table, variant_names
 
+CACHED_BYTES = 1 << 26
+"""Weights up to this size stay in a processor's caches, where their order hardly matters."""
+
 
 @dataclass(frozen=True)
 class Impact:
@@ -145,7 +148,9 @@ class AttentionMasker:
         the masker's own; a model that the user holds keeps its weights, so it is done only where memory allows a copy.
         """
         self._runs += 1
-        if self._runs == 2 and self.decoder.device.type == "cpu" and self.decoder.weight_bytes < free_host_bytes():
+        if self._runs != 2 or self.decoder.device.type != "cpu":
+            return
+        if CACHED_BYTES < self.decoder.weight_bytes < free_host_bytes():
             gc.collect()
             with torch.inference_mode():
                 self.decoder.pack()

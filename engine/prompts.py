@@ -1,6 +1,6 @@
 """Text to token ids. This file and ``pieces`` are the only users of a tokenizer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,9 @@ def read_prompt(source: str | Sequence[int], tokenizer: Any, *, vocab_size: int,
 
 def _tokenize(text: str, tokenizer: Any) -> tuple[int, ...]:
     if tokenizer is None:
-        raise PromptError("this model has no tokenizer, so it cannot read text; give token ids, or a model with one")
+        raise PromptError(
+            "this model has no tokenizer, so it reads no text; give a folder with tokenizer files, or ids from Python"
+        )
     if not text:
         raise PromptError("the prompt is empty; give at least two tokens of text")
     try:
@@ -45,9 +47,13 @@ def _tokenize(text: str, tokenizer: Any) -> tuple[int, ...]:
     return tuple(tokenizer(text, verbose=False)["input_ids"])
 
 
-def _as_ids(source: Sequence[int]) -> tuple[int, ...]:
+def _as_ids(source: Any) -> tuple[int, ...]:
+    """Token ids from a flat sequence, an array, a tensor, one row of a batch, or what a tokenizer returns."""
+    if isinstance(source, Mapping) and "input_ids" in source:
+        source = source["input_ids"]
     try:
         array = np.asarray(source.tolist() if isinstance(source, torch.Tensor) else source)
+        array = array[0] if array.ndim == 2 and len(array) == 1 else array
     except ValueError:
         array = np.empty((0, 0))
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):

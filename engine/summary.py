@@ -44,7 +44,7 @@ def _next_line(impact: Impact) -> str | None:
 def _grid(impact: Impact) -> list[str]:
     """Cosine distance of the residual update, layer by token, shaded by its share of the largest."""
     if len(impact.tokens) > GRID_COLUMNS:
-        return []
+        return [f"(layer x token grid left out: it holds {GRID_COLUMNS} tokens; choose some with --tokens)", ""]
     cells = impact.distances[:, :, 0, 1]
     labels = [quoted(impact.prompt.pieces[position], columns=LABEL_WIDTH) for position in impact.tokens]
     rows = [

@@ -50,7 +50,7 @@ class Limits:
 
     rows: int = 256
     """Rows that go through a projection or an MLP together."""
-    pattern_cells: int = 1 << 20
+    pattern_cells: int = 1 << 18
     """Cells of the variants' patterns (prompt x variant x head x key) made together."""
     masked_variants: int = 64
     """Single-token variants up to which each gets a mask and a softmax of its own; more share their sums."""

@@ -14,6 +14,7 @@ BY_NAME = {case.name: case for case in CASES}
 
 @pytest.fixture
 def onednn(monkeypatch):
+    monkeypatch.setattr("engine.experiment.CACHED_BYTES", 0)
     monkeypatch.setattr(products, "_fastest_on_cpu", lambda: products._onednn)
 
 

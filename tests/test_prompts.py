@@ -71,7 +71,7 @@ def test_an_id_the_tokenizer_does_not_know_is_shown_as_its_number():
     assert readable_pieces([450], byte_level(400)) == ("450",)
 
 
-@pytest.mark.parametrize("ids", [np.array([1, 2]), torch.tensor([1, 2]), (1, 2), range(1, 3)])
+@pytest.mark.parametrize("ids", [np.array([1, 2]), torch.tensor([[1, 2]]), (1, 2), range(1, 3), {"input_ids": [1, 2]}])
 def test_ids_come_in_any_flat_sequence(ids):
     assert read_prompt(ids, None, **LIMITS).token_ids == (1, 2)
 
@@ -86,7 +86,7 @@ def test_ids_come_in_any_flat_sequence(ids):
         (list(range(21)), "21 tokens"),
         ([1, 500], "no token 500"),
         ([-1, 5], "no token -1"),
-        ([[1, 2]], "flat list"),
+        ([[1, 2], [3, 4]], "flat list"),
         ([1.5, 2.5], "whole-number"),
         (["a", "b"], "whole-number"),
         ([[1], [2, 3]], "flat list"),

@@ -23,9 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     130: interrupted. Any other exception is a defect of the program and keeps its traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    name = words.pop(0) if words and words[0] in COMMANDS else "run"
-    command = import_module(f"engine.commands.{name}")
     try:
+        command = import_module(f"engine.commands.{_take_command(words)}")
         return command.execute(command.build_parser().parse_args(words))
     except ImpactError as error:
         show(f"mask-impact: error: {' '.join(str(error).split())}", stream="stderr")
@@ -37,3 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of stdout went away (``| head``). Python must not find that out again when it flushes at exit.
         discard(sys.stdout)
         return 0
+
+
+def _take_command(words: list[str]) -> str:
+    """Take the command off the front of the words; options alone mean ``run``."""
+    if not words or words[0].startswith("-"):
+        return "run"
+    if words[0] not in COMMANDS:
+        raise ImpactError(
+            f"unknown command {words[0]!r}; the commands are {', '.join(COMMANDS)}, and a text to read follows --prompt"
+        )
+    return words.pop(0)

@@ -25,7 +25,7 @@ EPILOG = f"""examples:
   mask-impact --prompt {EXAMPLE_PROMPT!r} --model Qwen/Qwen3-0.6B --device cuda --output eiffel.parquet
   mask-impact --prompt {EXAMPLE_PROMPT!r} --layers 0-5,9 --tokens 1,3-4 --output - | head
 
-other commands (each has its own --help):
+other commands (each has its own --help; this one is also called run):
   mask-impact verify          check cells against unmodified transformers layers
   mask-impact analyze FILE    most impactful tokens, layers and heads of a results file
 """
@@ -128,8 +128,9 @@ def _report(
             summarize(impact),
             "",
             f"{rows:,} rows -> {place}",
-            f"{run:.3f} s for what takes {naive_passes(impact):,} forward passes the naive way: {len(impact.layers)} "
-            f"layers x ({len(impact.tokens)} masked tokens + 1 baseline); loading the model took {loading:.2f} s",
+            f"{run:.3f} s for what takes {naive_passes(impact):,} forward passes the naive way "
+            f"(layers x (masked tokens + 1): {len(impact.layers)} x ({len(impact.tokens)} + 1)); "
+            f"loading the model took {loading:.2f} s",
         )
     )
 

@@ -52,8 +52,10 @@ def execute(arguments: argparse.Namespace) -> int:
     impact = masker.measure(arguments.prompt)
     first = check_cell(model, impact, layer=arguments.layer, token=arguments.token)
     tokens = "  ".join(f"{position} {piece!r}" for position, piece in enumerate(impact.prompt.pieces))
-    parts = [f"Model   {describe_model(arguments)}", f"Prompt  {tokens}", ""]
-    parts += [*_walk(masker, impact, first), "", _cell_table(first), ""]
+    decoder = masker.decoder
+    shape = f"{len(decoder.layers)} layers x {decoder.heads.num_heads} heads, {arguments.dtype} on {decoder.device}"
+    parts = [f"Model   {describe_model(arguments)}; {shape}", f"Prompt  {tokens}", ""]
+    parts += [*_walk(masker, impact, first), "", _cell_table(first)]
     checks = [first, *_random_cells(model, impact, first, arguments)]
     parts += [_check_line(check) for check in checks[1:]]
     show("\n".join([*parts, *_verdict(checks)]))
