@@ -26,10 +26,6 @@ class Heads:
     num_kv_heads: int
     head_dim: int
 
-    @property
-    def queries_per_kv(self) -> int:
-        return self.num_heads // self.num_kv_heads
-
 
 @dataclass(frozen=True)
 class Attention:

@@ -55,10 +55,10 @@ def test_z_through_the_projection_is_the_attention_output(case, masker):
         torch.testing.assert_close(moved, readout.sites[1].delta)
 
 
-def test_masked_heads_equal_the_closed_form(case, masker):
-    """z' = (z - a·v) / (1 - a): exact in float64 as long as a is not close to 1."""
-    ids = token_ids(case)
+def heads_by_layer(masker, ids):
+    """(a, v, z, Δz) of every layer, with axes (masked key, head, channel): the query's pattern, values and heads."""
     batch, readouts = readouts_of(masker, [ids], [single_tokens(len(ids), None)])
+    heads = masker.decoder.heads
     stream = masker.decoder.embed(batch.token_ids)
     for readout, layer in zip(readouts, masker.decoder.layers, strict=True):
         rotary = masker.decoder.rotary(batch.positions, len(ids))
@@ -68,11 +68,17 @@ def test_masked_heads_equal_the_closed_form(case, masker):
         keys = batch.prompts.heads(k)
         scores = query_scores(q[-1:], keys, scale=layer.attention.scale, visible=visible)
         a = torch.softmax(scores, -1)[0].flatten(0, 1).T[..., None]
-        values = v.repeat_interleave(masker.decoder.heads.queries_per_kv, dim=1)
+        values = v.repeat_interleave(heads.num_heads // heads.num_kv_heads, dim=1)
         z, delta = (x.unflatten(1, (*a.shape[1:2], -1)) for x in (readout.sites[2].baseline, readout.sites[2].delta))
+        yield a, values, z, delta
+        stream = readout.residual
+
+
+def test_masked_heads_equal_the_closed_form(case, masker):
+    """z' = (z - a·v) / (1 - a): exact in float64 as long as a is not close to 1."""
+    for a, values, z, delta in heads_by_layer(masker, token_ids(case)):
         safe = (a < 0.999).expand_as(values)
         torch.testing.assert_close((z + delta)[safe], ((z - a * values) / (1 - a))[safe])
-        stream = readout.residual
 
 
 def test_a_key_outside_the_window_moves_exactly_nothing():
@@ -140,24 +146,11 @@ def test_a_span_of_one_token_equals_the_token_and_longer_spans_hide_all_of_their
 
 def test_per_head_cosine_equals_that_of_value_zeroing(case, masker):
     """Dropping a·v from z, or renormalising what is left: same direction, other length."""
-    ids = token_ids(case)
-    batch, readouts = readouts_of(masker, [ids], [single_tokens(len(ids), None)])
-    stream = masker.decoder.embed(batch.token_ids)
-    for readout, layer in zip(readouts, masker.decoder.layers, strict=True):
-        rotary = masker.decoder.rotary(batch.positions, len(ids))
-        qk, v = layer.attention.project(layer.attn_norm(stream), rotary)
-        q, k = layer.attention.split(qk)
-        visible = visible_keys(batch.query_positions, len(ids), layer.attention.window)[:, None, None]
-        keys = batch.prompts.heads(k)
-        scores = query_scores(q[-1:], keys, scale=layer.attention.scale, visible=visible)
-        a = torch.softmax(scores, -1)[0].flatten(0, 1).T[..., None]
-        values = v.repeat_interleave(masker.decoder.heads.queries_per_kv, dim=1)
-        z, delta = (x.unflatten(1, (*a.shape[1:2], -1)) for x in (readout.sites[2].baseline, readout.sites[2].delta))
+    for a, values, z, delta in heads_by_layer(masker, token_ids(case)):
         zeroed, masked = z - a * values, z + delta
         defined = (a[..., 0] < 0.999) & (masked.norm(dim=-1) > 0)
         cosine = torch.nn.functional.cosine_similarity(zeroed, masked, dim=-1)
         torch.testing.assert_close(cosine[defined], torch.ones_like(cosine[defined]))
-        stream = readout.residual
 
 
 def test_running_leaves_the_model_as_it_was(case):
