@@ -59,22 +59,30 @@ def adopt(model: nn.Module) -> Decoder:
 
 
 class Edition:
-    """Notices when a weight of a held model was replaced or edited in place since it was last asked."""
+    """The state of a model's weights at one moment, to notice when one is replaced or edited in place.
+
+    It holds on to the weights it saw, so that no later one can take their place in memory and pass for them.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._slots = [
             (m._parameters, name) for m in model.modules() for name, p in m._parameters.items() if p is not None
         ]
-        self._last = self._now()
+        self._seen = [parameters[name] for parameters, name in self._slots]
+        self._marks = [_mark(weight) for weight in self._seen]
 
-    def changed(self) -> bool:
-        before, self._last = self._last, self._now()
-        return before != self._last
+    def is_current(self) -> bool:
+        """Whether every weight is still the same one, where it was, unedited."""
+        now = [parameters.get(name) for parameters, name in self._slots]
+        same = all(new is old for new, old in zip(now, self._seen, strict=True))
+        return same and [_mark(weight) for weight in now] == self._marks
 
-    def _now(self) -> list[tuple[int, int]]:
-        """Identity and version of every weight; tensors made in inference mode have no version."""
-        weights = [parameters[name] for parameters, name in self._slots]
-        return [(id(w), 0 if w is None or w.is_inference() else w._version) for w in weights]
+
+def _mark(weight: Tensor | None) -> tuple[int, int]:
+    """Address and version; a tensor made in inference mode has no version."""
+    if weight is None:
+        return 0, 0
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
 
 
 def family_of(model: nn.Module) -> Family:

@@ -138,14 +138,15 @@ class AttentionMasker:
 
     def _take_edits(self) -> None:
         """Read a held model again if its weights were replaced or edited since they were read."""
-        if self._held is not None and self._edition is not None and self._edition.changed():
-            self.decoder, self._runs = adopt(self._held), 0
+        if self._held is not None and self._edition is not None and not self._edition.is_current():
+            self.decoder = adopt(self._held)
+            self._edition, self._runs = Edition(self._held), 0
 
     def _settle(self) -> None:
         """Before the second run, lay the weights out for the CPU's kernel: a masker that is used again is a session.
 
-        Packing takes a fraction of a second per gigabyte and makes every later run faster. The packed weights replace
-        the masker's own; a model that the user holds keeps its weights, so it is done only where memory allows a copy.
+        Packing takes one to two seconds per gigabyte, once, and makes every later run faster. The packed weights
+        replace the masker's own; a model that the user holds keeps its weights, so memory must allow a copy.
         """
         self._runs += 1
         if self._runs != 2 or self.decoder.device.type != "cpu":

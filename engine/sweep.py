@@ -153,11 +153,9 @@ class _Run:
             some = leave_one_out(scores[:, part], pattern[:, part], values[:, part])
             delta[:, :, part] = rearrange(some, "b k (kv c) -> b k kv c", c=delta.shape[3])
         flat = rearrange(delta, "b k kv c -> b k (kv c)")
-        return (
-            flat
-            if self.batch.every_key
-            else flat.gather(1, rearrange(keys, "b v -> b v 1").expand(-1, -1, kv * delta.shape[3]))
-        )
+        if self.batch.every_key:
+            return flat
+        return flat.gather(1, rearrange(keys, "b v -> b v 1").expand(-1, -1, flat.shape[2]))
 
     def _masks(self, window: int | None) -> "_Masks":
         if window not in self.masks:

@@ -4,6 +4,7 @@ The import hook must come before the engine. Modules that take users' arguments 
 type with an error of their own, which the tests ask for.
 """
 
+import pytest
 from jaxtyping import install_import_hook
 
 CHECKED = (
@@ -11,3 +12,14 @@ CHECKED = (
     *("sweep", "table", "verification", "walkthrough"),
 )
 install_import_hook([f"engine.{name}" for name in CHECKED], "beartype.beartype")
+
+
+@pytest.fixture
+def one_thread():
+    """Tiny products gain nothing from threads, and wait for them when the machine is busy."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

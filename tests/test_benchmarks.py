@@ -21,13 +21,7 @@ from benchmarks.workloads import SHAPES, load_workload, random_model, random_pro
 TOLERANCE = Tolerance(floor=0.1, rtol=0.01, why="made up")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny products gain nothing from threads, and wait for them when the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def run(capsys, tmp_path: Path, *words: str) -> tuple[int, dict, list[dict[str, str]], str]:

@@ -25,14 +25,7 @@ from benchmarks.stages import STAGES, run_stages
 from benchmarks.workloads import Workload, load_workload
 from engine import AttentionMasker
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny products gain nothing from threads, and wait for them when the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def run(capsys, folder: Path, *words: str) -> tuple[int, dict, str]:

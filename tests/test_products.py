@@ -80,7 +80,7 @@ def test_autocast_around_the_call_changes_nothing(dtype, onednn):
     np.testing.assert_array_equal(table["l2_distance"].to_numpy(), expected[..., 0].ravel())
 
 
-@pytest.mark.parametrize("edit", ["in place", "replaced", "bias", "norm"])
+@pytest.mark.parametrize("edit", ["in place", "replaced", "storage", "bias", "norm"])
 def test_edits_of_a_held_model_are_seen(edit, onednn):
     case = BY_NAME["qwen3-bias"]
     model = build(case)
@@ -91,6 +91,8 @@ def test_edits_of_a_held_model_are_seen(edit, onednn):
     with torch.no_grad():
         if edit == "in place":
             attention.o_proj.weight.mul_(2.0)
+        elif edit == "storage":
+            attention.o_proj.weight.data = attention.o_proj.weight.data * 2.0
         elif edit == "replaced":
             attention.o_proj.weight = torch.nn.Parameter(attention.o_proj.weight * 2.0)
         else:
@@ -98,6 +100,19 @@ def test_edits_of_a_held_model_are_seen(edit, onednn):
     after = masker.measure(token_ids(case)).distances
     assert not np.allclose(after, before)
     np.testing.assert_array_equal(after, AttentionMasker(model).measure(token_ids(case)).distances)
+
+
+def test_an_edit_that_is_refused_stays_refused(onednn):
+    """A failed second reading must not leave the first one in use."""
+    case = BY_NAME["llama"]
+    model = build(case)
+    masker = AttentionMasker(model)
+    masker.run(token_ids(case))
+    q_proj = model.model.layers[1].self_attn.q_proj
+    q_proj.weight = torch.nn.Parameter(q_proj.weight.bfloat16())
+    for _ in range(2):
+        with pytest.raises(ValueError, match="several dtypes"):
+            masker.run(token_ids(case))
 
 
 def test_small_differences_survive_float16():
