@@ -7,7 +7,7 @@ a plain linear layer (quantised, adapted), would be measured wrongly in silence,
 import copy
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -69,20 +69,18 @@ class Edition:
             (m._parameters, name) for m in model.modules() for name, p in m._parameters.items() if p is not None
         ]
         self._seen = [parameters[name] for parameters, name in self._slots]
-        self._marks = [_mark(weight) for weight in self._seen]
+        # A tensor made in inference mode has no version.
+        self._counted = [weight for weight in self._seen if not weight.is_inference()]
+        self._marks = self._marks_now()
 
     def is_current(self) -> bool:
         """Whether every weight is still the same one, where it was, unedited."""
-        now = [parameters.get(name) for parameters, name in self._slots]
-        same = all(new is old for new, old in zip(now, self._seen, strict=True))
-        return same and [_mark(weight) for weight in now] == self._marks
+        now = (parameters.get(name) for parameters, name in self._slots)
+        return all(map(is_, now, self._seen)) and self._marks_now() == self._marks
 
-
-def _mark(weight: Tensor | None) -> tuple[int, int]:
-    """Address and version; a tensor made in inference mode has no version."""
-    if weight is None:
-        return 0, 0
-    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
+    def _marks_now(self) -> tuple[list[int], list[int]]:
+        """Address of every weight, and version of those that have one."""
+        return [weight.data_ptr() for weight in self._seen], [weight._version for weight in self._counted]
 
 
 def family_of(model: nn.Module) -> Family:

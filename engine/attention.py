@@ -9,8 +9,10 @@ import math
 import torch
 import torch.nn.functional as F  # noqa: N812
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from engine.masks import MaskedCopies, visible_keys
 
 
 def causal_z(
@@ -41,12 +43,6 @@ def causal_z(
     )
 
 
-def visible_keys(query: Int[Tensor, " b"], num_keys: int, window: int | None) -> Bool[Tensor, "b k"]:
-    """The keys that each query position may attend to: not after it and, with a window, fewer than w before it."""
-    distance = rearrange(query, "b -> b 1") - torch.arange(num_keys, device=query.device)
-    return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
-
-
 def query_scores(
     q: Float[Tensor, "b h d"], k: Float[Tensor, "b kv k d"], *, scale: float, visible: Bool[Tensor, "b 1 1 k"]
 ) -> Float[Tensor, "b kv g k"]:
@@ -55,7 +51,7 @@ def query_scores(
     return torch.where(visible, q @ rearrange(k, "b kv k d -> b kv d k"), -torch.inf)
 
 
-def attended(pattern: Float[Tensor, "b kv q k"], v: Float[Tensor, "b kv k d"]) -> Float[Tensor, "b kv q d"]:
+def attended(pattern: Float[Tensor, "... q k"], v: Float[Tensor, "... k d"]) -> Float[Tensor, "... q d"]:
     """Head outputs: values summed with the pattern's weights. ``q`` is any list of patterns over the same keys."""
     return pattern @ v
 
@@ -85,6 +81,32 @@ def z_difference(
     weights.mul_(lost.sum(-1, keepdim=True)).sub_(lost)
     delta = attended(rearrange(weights, "b kv v g k -> b kv (v g) k"), values)
     return rearrange(delta, "b kv (v g) d -> b v (kv g d)", v=hidden.shape[2])
+
+
+def joint_z(
+    q: Float[Tensor, "s h d"],
+    k: Float[Tensor, "s kv d"],
+    v: Float[Tensor, "s kv d"],
+    *,
+    scale: float,
+    copies: MaskedCopies,
+) -> Float[Tensor, "n c"]:
+    """Head outputs ``c = (kv g d)`` of the baseline rows of one prompt, then the difference that each variant makes.
+
+    The prompt and its masked copies are the rows of one batch, each with its own -inf mask, under one softmax. The
+    differences are those of ``z_difference``. All scores lie in memory at once: for short prompts.
+    """
+    num_rows, r = len(copies.queries), copies.num_baseline
+    q = rearrange(q.index_select(0, copies.queries), "n (kv g) d -> kv (g n) d", kv=k.shape[1])
+    k, v = rearrange(k, "k kv d -> kv k d"), rearrange(v, "k kv d -> kv k d")
+    # Keys come before rows: torch's softmax and product are faster over a long last axis.
+    scores = torch.baddbmm(copies.masks, k, rearrange(q, "kv gn d -> kv d gn"), alpha=scale)
+    pattern = torch.softmax(scores, dim=1)
+    grouped = rearrange(pattern, "kv k (g n) -> kv k g n", n=num_rows)
+    lost = grouped[..., copies.origin : copies.origin + 1] * copies.hidden
+    grouped[..., r:].mul_(lost.sum(1, keepdim=True)).sub_(lost)
+    z = attended(rearrange(pattern, "kv k gn -> kv gn k"), v)
+    return rearrange(z, "kv (g n) d -> n (kv g d)", n=num_rows)
 
 
 def leave_one_out(

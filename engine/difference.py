@@ -72,6 +72,12 @@ class Carried:
     def delta(self) -> Float[Tensor, "m c"]:
         return self.rows[self.num_baseline :]
 
+    def split(self, rows: Float[Tensor, "n c2"]) -> tuple[Float[Tensor, "r c2"], Float[Tensor, "m c2"]]:
+        """Baseline and difference part of other rows in the same order."""
+        r = self.num_baseline
+        baseline, delta = rows.split_with_sizes((r, len(rows) - r))
+        return baseline, delta
+
     def with_rows(self, rows: Float[Tensor, "n c2"]) -> "Carried":
         return Carried(rows, self.num_baseline, self.origins)
 
@@ -121,23 +127,25 @@ class RMSNorm:
 
     def carry(self, x: Carried) -> Carried:
         """With s and s' the scales 1/√(mean(x²) + eps) before and after, and δ = mean(Δ(2x + Δ)) the growth of the mean
-        square: s'/s - 1 = -δ·s'² / (1 + s'/s), and (x + Δ)s' - xs = Δs' + xs(s'/s - 1) = Δs + (x + Δ)s(s'/s - 1). The
-        form with the smaller scale cancels nothing, whether Δ dwarfs x or takes it to 0.
+        square: s' - s = -δ·(s·s')² / (s + s'), and (x + Δ)s' - xs = Δs' + x(s' - s) = Δs + (x + Δ)(s' - s). The form
+        with the smaller scale cancels nothing, whether Δ dwarfs x or takes it to 0.
         """
-        out = torch.empty_like(x.rows)
-        scale = self._inverse_rms(x.baseline)
-        torch.mul(x.baseline * scale, self.weight, out=out[: x.num_baseline])
-        if len(x.origins):
-            origin, scale = x.origins.take(x.baseline), x.origins.take(scale)
-            moved = origin + x.delta
-            moved_scale = self._inverse_rms(moved)
-            growth = torch.linalg.vecdot(x.delta, origin + moved)[:, None].div_(-x.rows.shape[1])
-            both = scale * moved_scale
-            change = growth.mul_(both).mul_(both).div_(scale + moved_scale)
-            scaled = x.delta * torch.minimum(scale, moved_scale)
-            scaled.addcmul_(torch.where(moved_scale > scale, moved, origin), change)
-            torch.mul(scaled, self.weight, out=out[x.num_baseline :])
-        return x.with_rows(out)
+        if not len(x.origins):
+            return x.with_rows(self(x.rows))
+        baseline, delta = x.split(x.rows)
+        origin = x.origins.take(baseline)
+        there = torch.cat((baseline, origin + delta))
+        scales = self._inverse_rms(there)
+        (scale, moved_scale), (_, moved) = x.split(scales), x.split(there)
+        scale = x.origins.take(scale)
+        growth = torch.linalg.vecdot(delta, origin + moved)[:, None]
+        both = scale * moved_scale
+        change = growth.mul_(both).mul_(both).div_(scale + moved_scale)
+        base = torch.where(moved_scale > scale, moved, origin)
+        torch.minimum(scale, moved_scale, out=moved_scale)
+        out = x.rows * scales
+        x.split(out)[1].addcmul_(base, change, value=-1 / x.rows.shape[1])
+        return x.with_rows(out.mul_(self.weight))
 
     def _inverse_rms(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... 1"]:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
@@ -185,13 +193,13 @@ SILU = Activation("silu", F.silu, silu_difference)
 
 def carry_gated(gate_up: Carried, activation: Activation) -> Carried:
     """act(gate)·up, gate and up side by side: act(g')u' - act(g)u = (act(g') - act(g))·u' + act(g)·Δu."""
-    gate, up = gate_up.rows.chunk(2, dim=-1)
-    r, take = gate_up.num_baseline, gate_up.origins.take
-    out = torch.empty_like(gate, memory_format=torch.contiguous_format)
-    activated = activation.value(gate[:r])
-    torch.mul(activated, up[:r], out=out[:r])
+    both_gates, both_ups = gate_up.rows.chunk(2, dim=-1)
+    out = torch.empty_like(both_gates, memory_format=torch.contiguous_format)
+    (gate, gate_delta), (up, up_delta), (here, delta) = map(gate_up.split, (both_gates, both_ups, out))
+    activated = activation.value(gate)
+    torch.mul(activated, up, out=here)
     if len(gate_up.origins):
-        here = take(activated)
-        torch.mul(activation.difference(take(gate[:r]), here, gate[r:]), take(up[:r]) + up[r:], out=out[r:])
-        out[r:].addcmul_(here, up[r:])
+        gate, up, activated = map(gate_up.origins.take, (gate, up, activated))
+        torch.mul(activation.difference(gate, activated, gate_delta), up + up_delta, out=delta)
+        delta.addcmul_(activated, up_delta)
     return gate_up.with_rows(out)

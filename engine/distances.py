@@ -94,17 +94,15 @@ class DistanceBuffer:
 
 def measure_readouts(
     readouts: Iterable[Readout], prompt_of_variant: Int[Tensor, " m"]
-) -> tuple[Float[np.ndarray, "l m site 2"], Float[np.ndarray, " passed"], Float[Tensor, "r e"]]:
-    """Consume a sweep: the distances of its measured layers, the sum over the stream that leaves each passed layer
-    (NaN or infinite where the numbers broke), and the stream that leaves the last. One transfer.
+) -> tuple[Float[np.ndarray, "l m site 2"], Float[Tensor, "r e"]]:
+    """Consume a sweep: the distances of its measured layers, in one transfer, and the stream that leaves the last.
+
+    A number that broke in a layer breaks every l2_distance from there on: NaN passes through each step of the pass.
     """
-    buffer, sums, residual = DistanceBuffer(prompt_of_variant), [], None
+    buffer, residual = DistanceBuffer(prompt_of_variant), None
     for readout in readouts:
         residual = readout.residual
-        sums.append(residual.sum())
         if readout.sites:
             buffer.add(readout.sites)
     assert residual is not None
-    measured = buffer.result()
-    host = torch.cat((measured.flatten(), torch.stack(sums))).cpu().numpy()
-    return host[: measured.numel()].reshape(measured.shape), host[measured.numel() :], residual
+    return buffer.result().cpu().numpy(), residual

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from engine.adoption import Edition, adopt
-from engine.batches import make_batch
+from engine.batches import Batch, make_batch
 from engine.checkpoints import load_model
 from engine.decoder import Decoder
 from engine.devices import free_host_bytes, memory_errors
@@ -120,8 +120,9 @@ class AttentionMasker:
         with torch.inference_mode(), exact_products(self.decoder.device), memory_errors(self.decoder.device):
             batch = make_batch([read.token_ids], [knockouts], self.decoder.device)
             readouts = watch(sweep(self.decoder, batch, layers=chosen, to_end=next_tokens > 0))
-            cells, sums, residual = measure_readouts(readouts, batch.query_origins.rows)
-            _check_numbers(cells, sums[: max(chosen) + 1])
+            cells, residual = measure_readouts(readouts, batch.query_origins.rows)
+            if np.isinf(cells).any() or np.isnan(cells[..., 0]).any():
+                raise NumbersError(_what_broke(self.decoder, batch))
             likeliest = self._likeliest(residual, next_tokens) if next_tokens else ()
         cells[undefined] = np.nan
         variants = tuple(variant_names(self.decoder.heads.num_heads))
@@ -195,13 +196,12 @@ def run_masking_experiment(
     return masker.run(prompt, layers=layers, tokens=tokens)
 
 
-def _check_numbers(cells: Float[np.ndarray, "l m site 2"], sums: Float[np.ndarray, " passed"]) -> None:
-    """Raises ``NumbersError`` that names the first layer whose output is not finite."""
-    broken = np.flatnonzero(~np.isfinite(sums))
-    if broken.size:
-        raise NumbersError(
-            f"the activations that leave layer {broken[0]} are not finite (NaN or infinity); check the weights of the "
-            "checkpoint, and choose --dtype float32 if they were narrower"
-        )
-    if np.isinf(cells).any() or np.isnan(cells[..., 0]).any():
-        raise NumbersError("a distance is not finite although the activations are; choose --dtype float64")
+def _what_broke(decoder: Decoder, batch: Batch) -> str:
+    """Name the first layer whose output is not finite; costs another pass."""
+    for readout in sweep(decoder, batch, layers=(), to_end=True):
+        if not readout.residual.isfinite().all():
+            return (
+                f"the activations that leave layer {readout.layer} are not finite (NaN or infinity); check the weights "
+                "of the checkpoint, and choose --dtype float32 if they were narrower"
+            )
+    return "a distance is not finite although the activations are; choose --dtype float64"

@@ -50,9 +50,10 @@ class Projection:
         return self._product(rows)
 
     def _product(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n o"]:
-        narrow = rows.to(self.dtype)
+        narrow = rows if rows.dtype == self.dtype else rows.to(self.dtype)
         parts = [multiply(narrow, weight) for weight in self.weights]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).to(rows.dtype)
+        product = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return product if product.dtype == rows.dtype else product.to(rows.dtype)
 
     def pack(self, scratch: dict[torch.Size, Tensor]) -> None:
         """Replace the weights by one matrix in the kernel's own order, where that is faster.

@@ -1,7 +1,7 @@
 """Rotary position embedding (Su et al. 2021, arXiv 2104.09864), in the half-split pairing of transformers.
 
 Channel i of the first half turns with channel i of the second half. Axes: ``r`` row, ``h`` head (queries and keys),
-``half`` = 2, ``d`` channel of one half.
+``c`` head channel = ``(half d)``, ``d`` channel of one half.
 """
 
 from dataclasses import dataclass
@@ -16,14 +16,13 @@ from torch import Tensor
 class RotaryTables:
     """Cosine and signed sine of every row's position; the sign of the first half is the minus of the rotation."""
 
-    cos: Float[Tensor, "r 1 half d"]
-    signed_sin: Float[Tensor, "r 1 half d"]
+    cos: Float[Tensor, "r 1 c"]
+    signed_sin: Float[Tensor, "r 1 c"]
 
     def rotate(self, x: Float[Tensor, "r h c"]) -> Float[Tensor, "r h c"]:
         """Turn every head of every row by the angle of the row's position."""
-        halves = rearrange(x, "r h (half d) -> r h half d", half=2)
-        turned = torch.addcmul(halves * self.cos, halves.flip(-2), self.signed_sin)
-        return rearrange(turned, "r h half d -> r h (half d)")
+        halves_swapped = x.roll(x.shape[-1] // 2, dims=-1)
+        return torch.addcmul(x * self.cos, halves_swapped, self.signed_sin)
 
     def part(self, rows: slice) -> "RotaryTables":
         """The tables of some of the rows."""
@@ -32,6 +31,6 @@ class RotaryTables:
 
 def rotary_tables(cos: Float[Tensor, "r c"], sin: Float[Tensor, "r c"]) -> RotaryTables:
     """Tables from the model's own cosines and sines, one row per row of the batch."""
-    halves = rearrange(torch.stack((cos, sin)), "table r (half d) -> table r 1 half d", half=2)
-    sign = halves.new_tensor([[-1.0], [1.0]])
-    return RotaryTables(halves[0], halves[1] * sign)
+    sign = rearrange(sin.new_tensor([-1.0, 1.0]), "half -> 1 half 1")
+    signed = rearrange(rearrange(sin, "r (half d) -> r half d", half=2) * sign, "r half d -> r 1 (half d)")
+    return RotaryTables(rearrange(cos, "r c -> r 1 c"), signed)

@@ -10,16 +10,18 @@ Axes as in ``batches`` and ``attention``; ``e`` residual channel.
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from engine.attention import attended, causal_z, leave_one_out, query_scores, visible_keys, z_difference
+from engine.attention import attended, causal_z, joint_z, leave_one_out, query_scores, z_difference
 from engine.batches import Batch
 from engine.decoder import Decoder, Layer
 from engine.difference import Carried, carried, carry_in_chunks
+from engine.masks import MaskedCopies, Masks, masked_copies, query_masks
 from engine.rotary import RotaryTables
 
 
@@ -52,6 +54,8 @@ class Limits:
     """Rows that go through a projection or an MLP together."""
     pattern_cells: int = 1 << 18
     """Cells of the variants' patterns (prompt x variant x head x key) made together."""
+    joint_cells: int = 1 << 17
+    """Cells of all patterns (row x head x key) up to which one prompt and its masked copies share one softmax."""
     masked_variants: int = 64
     """Single-token variants up to which each gets a mask and a softmax of its own; more share their sums."""
 
@@ -80,7 +84,8 @@ class _Run:
     batch: Batch
     rotary: RotaryTables
     limits: Limits
-    masks: dict[int | None, "_Masks"] = field(default_factory=dict)
+    masks: dict[int | None, Masks] = field(default_factory=dict)
+    copies: dict[tuple[int | None, bool], MaskedCopies] = field(default_factory=dict)
 
     def layer(self, index: int, residual: Float[Tensor, "r e"], *, measured: bool, final: bool) -> Readout:
         """One layer; ``final`` drops the rows that nothing reads, all but the queries'.
@@ -90,15 +95,17 @@ class _Run:
         layer, batch = self.decoder.layers[index], self.batch
         z = self._attend(layer, residual, measured=measured, final=final)
         attn_out = layer.attention.output.carry(z)
-        attn_b = self._at_query(attn_out, final=final).clone()
-        attn_out.baseline.add_(batch.at_query(residual) if final else residual)  # from here on the stream in the middle
+        added, attn_delta = attn_out.split(attn_out.rows)
+        attn = (added if final else batch.at_query(added)).clone()
+        added.add_(batch.at_query(residual) if final else residual)  # from here on the stream in the middle
         mlp_out = carry_in_chunks(layer.carry_mlp, attn_out, max_rows=self.limits.rows)
+        total, full_delta = attn_out.split(attn_out.rows + mlp_out.rows)
         sites: tuple[Site, ...] = ()
         if measured:
-            full_b = attn_b + self._at_query(mlp_out, final=final)
+            full = attn + self._at_query(mlp_out, final=final)
             heads = Site(self._at_query(z, final=final), z.delta, self.decoder.heads.num_heads)
-            sites = (Site(full_b, attn_out.delta + mlp_out.delta), Site(attn_b, attn_out.delta), heads)
-        return Readout(index, attn_out.baseline + mlp_out.baseline, sites)
+            sites = (Site(full, full_delta), Site(attn, attn_delta), heads)
+        return Readout(index, total, sites)
 
     def _at_query(self, x: Carried, *, final: bool) -> Float[Tensor, "b c"]:
         """The queries' baseline rows; after the last layer's attention there are no others."""
@@ -108,6 +115,10 @@ class _Run:
         """Head outputs of every row (of the queries alone when ``final``) and, if ``measured``, their differences."""
         attention, prompts, masks = layer.attention, self.batch.prompts, self._masks(layer.attention.window)
         q, k, v = _project(layer, residual, self.rotary, self.limits)
+        if measured and self._short and masks.blind is None:
+            copies = self._copies(attention.window, only_query=final)
+            z = joint_z(q, k, v, scale=attention.scale, copies=copies)
+            return Carried(z, copies.num_baseline, self.batch.query_origins if final else self.batch.origins)
         keys, values = prompts.heads(k), prompts.heads(v)
         scores = query_scores(self.batch.at_query(q), keys, scale=attention.scale, visible=masks.visible)
         pattern = torch.softmax(scores, dim=-1)
@@ -157,19 +168,25 @@ class _Run:
             return flat
         return flat.gather(1, rearrange(keys, "b v -> b v 1").expand(-1, -1, flat.shape[2]))
 
-    def _masks(self, window: int | None) -> "_Masks":
+    def _masks(self, window: int | None) -> Masks:
         if window not in self.masks:
-            visible = visible_keys(self.batch.query_positions, self.batch.prompts.width, window)
-            self.masks[window] = _Masks(rearrange(visible, "b k -> b 1 1 k"), self.batch.blind(window))
+            self.masks[window] = query_masks(self.batch, window)
         return self.masks[window]
 
+    def _copies(self, window: int | None, *, only_query: bool) -> MaskedCopies:
+        key = (window, only_query)
+        if key not in self.copies:
+            heads, dtype = self.decoder.heads, self.decoder.dtype
+            group = heads.num_heads // heads.num_kv_heads
+            self.copies[key] = masked_copies(self.batch, window, only_query=only_query, group=group, dtype=dtype)
+        return self.copies[key]
 
-@dataclass(frozen=True, slots=True)
-class _Masks:
-    """What the queries see through one window: their visible keys, and the variants that are left with none."""
-
-    visible: Bool[Tensor, "b 1 1 k"]
-    blind: Bool[Tensor, "b 1 v 1 1"] | None
+    @cached_property
+    def _short(self) -> bool:
+        """Whether the batch is one prompt whose scores, with those of all its masked copies, may lie in memory."""
+        prompts, num_heads = self.batch.prompts, self.decoder.heads.num_heads
+        cells = (prompts.width + self.batch.variants.width) * prompts.width * num_heads
+        return len(prompts.lengths) == 1 and cells <= self.limits.joint_cells
 
 
 def _project(

@@ -45,9 +45,9 @@ def build_table(
     return pl.DataFrame(
         {
             "layer": _along(np.asarray(layers, np.int32), shape, axis=0),
-            "token_masked": pl.Series(list(pieces), dtype=pl.String).gather(_along(np.arange(shape[1]), shape, axis=1)),
+            "token_masked": pl.Series(list(pieces), dtype=pl.String)[_along(np.arange(shape[1]), shape, axis=1)],
             "token_position": _along(np.asarray(positions, np.int32), shape, axis=1),
-            "variant": pl.Series(list(variants), dtype=kind).gather(codes),
+            "variant": pl.Series(list(variants), dtype=kind)[codes],
             "l2_distance": _cells(distances[..., 0]),
             "cosine_distance": _cells(distances[..., 1]),
         }

@@ -12,7 +12,7 @@ ORDER = [
     *("errors", "files", "table", "results"),
     *("cells", "sums", "quantiles", "analysis", "terminal", "report"),
     *("knockouts", "pieces", "prompts"),
-    *("difference", "products", "projection", "rotary", "attention", "batches", "decoder", "sweep", "distances"),
+    *("difference", "products", "projection", "rotary", "batches", "masks", "attention", "decoder", "sweep", "distances"),
     *("families", "devices", "demo", "adoption", "checkpoints"),
     *("experiment", "summary", "walkthrough", "verification", "commands"),
 ]

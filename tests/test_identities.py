@@ -110,7 +110,7 @@ def test_a_chunked_run_gives_the_same_table(case, masker, limits, monkeypatch):
     full = masker.measure(ids).distances
     batch, readouts = readouts_of(masker, [ids], [single_tokens(len(ids), None)], limits=limits)
     monkeypatch.setattr("engine.distances.BUFFERED_CELLS", 1)
-    cut, _, _ = measure_readouts(readouts, batch.query_origins.rows)
+    cut, _ = measure_readouts(readouts, batch.query_origins.rows)
     np.testing.assert_allclose(cut, full, rtol=1e-9, atol=1e-15)
 
 
@@ -121,7 +121,7 @@ def test_a_batch_of_unequal_prompts_equals_single_prompts(case, masker, extra, l
     prompts = [token_ids(case, seed=seed)[: case.length - seed] for seed in (0, 3, 1)]
     knockouts = [single_tokens(len(ids), tokens) for ids, tokens in zip(prompts, (None, [0, 2], None), strict=True)]
     batch, readouts = readouts_of(masker, prompts, knockouts, limits=limits)
-    together, _, _ = measure_readouts(readouts, batch.query_origins.rows)
+    together, _ = measure_readouts(readouts, batch.query_origins.rows)
     alone = [masker.measure(prompts[0]), masker.measure(prompts[1], tokens=[0, 2]), masker.measure(prompts[2])]
     expected = np.concatenate([impact.distances for impact in alone], axis=1)
     defined = ~np.isnan(expected)
@@ -133,7 +133,7 @@ def test_a_span_of_one_token_equals_the_token_and_longer_spans_hide_all_of_their
     query = len(ids) - 1
     spans = [(3,), (4,), (3, 4)]
     batch, readouts = readouts_of(masker, [ids], [Knockouts(query, tuple(spans))])
-    both, _, _ = measure_readouts(readouts, batch.query_origins.rows)
+    both, _ = measure_readouts(readouts, batch.query_origins.rows)
     single = masker.measure(ids, tokens=[3, 4]).distances
     np.testing.assert_allclose(both[:, :2], single, rtol=1e-9, atol=1e-15)
     visible = max(0, len(ids) - (masker.decoder.layers[0].attention.window or len(ids)))
