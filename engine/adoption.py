@@ -65,10 +65,9 @@ class Edition:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._slots = [
-            (m._parameters, name) for m in model.modules() for name, p in m._parameters.items() if p is not None
-        ]
-        self._seen = [parameters[name] for parameters, name in self._slots]
+        held = [(m._parameters, *item) for m in model.modules() for item in m._parameters.items()]
+        self._slots = [(parameters, name) for parameters, name, weight in held if weight is not None]
+        self._seen = [weight for _, _, weight in held if weight is not None]
         # A tensor made in inference mode has no version.
         self._counted = [weight for weight in self._seen if not weight.is_inference()]
         self._marks = self._marks_now()

@@ -1,4 +1,4 @@
-"""Causal grouped-query attention of the baseline, and of the query under every knockout.
+"""Grouped-query attention of the query under every knockout.
 
 Axes: ``b`` prompt, ``v`` variant, ``s`` position, ``k`` key position, ``h`` query head = ``(kv g)``, ``kv`` key/value
 head, ``g`` query head in its kv group, ``d`` head channel. Boolean masks say in their name what True means.
@@ -8,39 +8,11 @@ import math
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from engine.masks import MaskedCopies, visible_keys
-
-
-def causal_z(
-    q: Float[Tensor, "b h s d"],
-    k: Float[Tensor, "b kv s d"],
-    v: Float[Tensor, "b kv s d"],
-    *,
-    scale: float,
-    window: int | None,
-) -> Float[Tensor, "b h s d"]:
-    """Head outputs of all positions, unmasked; a window of w lets a query see itself and w - 1 keys before it."""
-    num_positions = q.shape[2]
-    grouped = q.shape[1] > k.shape[1]
-    if grouped and q.device.type != "cpu":
-        # Off the CPU only the kernel that holds all scores in memory takes groups in float32.
-        k, v = (repeat(x, "b kv s d -> b (kv g) s d", g=q.shape[1] // k.shape[1]) for x in (k, v))
-        grouped = False
-    sliding = window is not None and window < num_positions
-    positions = torch.arange(num_positions, device=q.device)
-    return F.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        attn_mask=visible_keys(positions, num_positions, window) if sliding else None,
-        is_causal=not sliding,
-        scale=scale,
-        enable_gqa=grouped,
-    )
+from engine.masks import MaskedCopies
 
 
 def query_scores(

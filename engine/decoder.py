@@ -74,6 +74,21 @@ class Layer:
     mlp_norm: RMSNorm
     mlp: GatedMLP
 
+    def project(
+        self, residual: Float[Tensor, "r e"], rotary: RotaryTables, *, max_rows: int
+    ) -> tuple[Float[Tensor, "r h d"], Float[Tensor, "r kv d"], Float[Tensor, "r kv d"]]:
+        """Queries, keys and values of every row, at most ``max_rows`` rows at a time."""
+        attention, heads, num_rows = self.attention, self.attention.heads, len(residual)
+        if num_rows <= max_rows:
+            qk, v = attention.project(self.attn_norm(residual), rotary)
+            return *attention.split(qk), v
+        qk = residual.new_empty(num_rows, heads.num_heads + heads.num_kv_heads, heads.head_dim)
+        v = residual.new_empty(num_rows, heads.num_kv_heads, heads.head_dim)
+        for start in range(0, num_rows, max_rows):
+            rows = slice(start, min(start + max_rows, num_rows))
+            qk[rows], v[rows] = attention.project(self.attn_norm(residual[rows]), rotary.part(rows))
+        return *attention.split(qk), v
+
     def carry_mlp(self, mid: Carried) -> Carried:
         """What the MLP adds to the stream between attention and MLP."""
         return self.mlp.carry(self.mlp_norm.carry(mid))

@@ -14,11 +14,12 @@ from functools import cached_property
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from engine.attention import attended, causal_z, joint_z, leave_one_out, query_scores, z_difference
+from engine.attention import attended, joint_z, leave_one_out, query_scores, z_difference
 from engine.batches import Batch
+from engine.causal import causal_z
 from engine.decoder import Decoder, Layer
 from engine.difference import Carried, carried, carry_in_chunks
 from engine.masks import MaskedCopies, Masks, masked_copies, query_masks
@@ -114,7 +115,7 @@ class _Run:
     def _attend(self, layer: Layer, residual: Float[Tensor, "r e"], *, measured: bool, final: bool) -> Carried:
         """Head outputs of every row (of the queries alone when ``final``) and, if ``measured``, their differences."""
         attention, prompts, masks = layer.attention, self.batch.prompts, self._masks(layer.attention.window)
-        q, k, v = _project(layer, residual, self.rotary, self.limits)
+        q, k, v = layer.project(residual, self.rotary, max_rows=self.limits.rows)
         if measured and self._short and masks.blind is None:
             copies = self._copies(attention.window, only_query=final)
             z = joint_z(q, k, v, scale=attention.scale, copies=copies)
@@ -137,7 +138,7 @@ class _Run:
         scores: Float[Tensor, "b kv g k"],
         pattern: Float[Tensor, "b kv g k"],
         values: Float[Tensor, "b kv k d"],
-        masks: "_Masks",
+        masks: Masks,
     ) -> Float[Tensor, "m c"]:
         """The variants' differences: one masked softmax for each, or a leave-one-out where single tokens are many."""
         if self.batch.variants.width > self.limits.masked_variants and self.batch.single_keys is not None:
@@ -187,20 +188,3 @@ class _Run:
         prompts, num_heads = self.batch.prompts, self.decoder.heads.num_heads
         cells = (prompts.width + self.batch.variants.width) * prompts.width * num_heads
         return len(prompts.lengths) == 1 and cells <= self.limits.joint_cells
-
-
-def _project(
-    layer: Layer, residual: Float[Tensor, "r e"], rotary: RotaryTables, limits: Limits
-) -> tuple[Float[Tensor, "r h d"], Float[Tensor, "r kv d"], Float[Tensor, "r kv d"]]:
-    """Queries, keys and values of every row, some rows at a time."""
-    attention, num_rows = layer.attention, len(residual)
-    if num_rows <= limits.rows:
-        qk, v = attention.project(layer.attn_norm(residual), rotary)
-        return *attention.split(qk), v
-    heads = attention.heads
-    qk = residual.new_empty(num_rows, heads.num_heads + heads.num_kv_heads, heads.head_dim)
-    v = residual.new_empty(num_rows, heads.num_kv_heads, heads.head_dim)
-    for start in range(0, num_rows, limits.rows):
-        rows = slice(start, min(start + limits.rows, num_rows))
-        qk[rows], v[rows] = attention.project(layer.attn_norm(residual[rows]), rotary.part(rows))
-    return *attention.split(qk), v

@@ -12,11 +12,13 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from engine.attention import causal_z, query_scores, visible_keys, z_difference
+from engine.attention import query_scores, z_difference
 from engine.batches import Batch, make_batch
+from engine.causal import causal_z
 from engine.decoder import Decoder
 from engine.difference import carried, carry_gated
 from engine.knockouts import single_tokens
+from engine.masks import query_masks
 from engine.prompts import Prompt
 from engine.sweep import sweep
 
@@ -44,8 +46,8 @@ def walk(decoder: Decoder, prompt: Prompt, *, layer: int, token: int) -> Iterato
     yield Stop("q", "b (kv g) s d", q)
     yield Stop("k", "b kv s d", k)
     yield Stop("v", "b kv s d", v)
-    visible = rearrange(visible_keys(batch.query_positions, len(prompt), attention.window), "b k -> b 1 1 k")
-    scores = query_scores(q[:, :, -1], k, scale=attention.scale, visible=visible)
+    masks = query_masks(batch, attention.window)
+    scores = query_scores(q[:, :, -1], k, scale=attention.scale, visible=masks.visible)
     yield Stop("scores of the query", "b kv g k", scores)
     pattern = torch.softmax(scores, dim=-1)
     yield Stop("pattern", "b kv g k", pattern)
@@ -53,7 +55,7 @@ def walk(decoder: Decoder, prompt: Prompt, *, layer: int, token: int) -> Iterato
     yield Stop("masked pattern", "b kv g k", torch.softmax(masked, dim=-1))
     z = batch.prompts.from_heads(causal_z(q, k, v, scale=attention.scale, window=attention.window))
     yield Stop("z", "s (kv g d)", z)
-    delta = z_difference(scores, pattern, v, hidden=batch.hidden, blind=batch.blind(attention.window))
+    delta = z_difference(scores, pattern, v, hidden=batch.hidden, blind=masks.blind)
     yield Stop("z difference", "b v (kv g d)", delta)
     attn_out = attention.output.carry(carried(z, batch.variants.rows(delta), batch.origins))
     yield Stop("attn_out and its difference", "n e", attn_out.rows)

@@ -2,15 +2,13 @@
 
 import pytest
 import torch
+from einops import rearrange
 
-from engine.attention import (
-    causal_z,
-    leave_one_out,
-    query_scores,
-    sums_without_each,
-    visible_keys,
-    z_difference,
-)
+from engine.attention import joint_z, leave_one_out, query_scores, sums_without_each, z_difference
+from engine.batches import make_batch
+from engine.causal import blockwise_z, causal_z
+from engine.knockouts import Knockouts
+from engine.masks import masked_copies, query_masks, visible_keys
 from engine.rotary import rotary_tables
 
 B, S, KV, G, D = 2, 7, 3, 2, 5
@@ -39,6 +37,30 @@ def slow_z(q, k, v, *, scale, sees):
 def test_causal_attention(qkv, window):
     expected = slow_z(*qkv, scale=0.4, sees=lambda b, i, j: 0 <= i - j < (window or S))
     torch.testing.assert_close(causal_z(*qkv, scale=0.4, window=window), expected)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, S, 100])
+@pytest.mark.parametrize("block", [1, 2, 3, S, 10])
+def test_causal_attention_block_by_block(qkv, window, block, monkeypatch):
+    monkeypatch.setattr("engine.causal.BLOCK", block)
+    expected = slow_z(*qkv, scale=0.4, sees=lambda b, i, j: 0 <= i - j < (window or S))
+    torch.testing.assert_close(blockwise_z(*qkv, scale=0.4, window=window), expected)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_rows_with_their_masked_copies_are_causal_attention_and_differences(qkv, window):
+    q, k, v = (x[:1] for x in qkv)
+    knockouts = Knockouts(S - 2, ((0,), (S - 2,), (1, 3)))
+    batch = make_batch([[0] * S], [knockouts], torch.device("cpu"))
+    masks = query_masks(batch, window)
+    scores = query_scores(q[:, :, S - 2], k, scale=0.4, visible=masks.visible)
+    delta = z_difference(scores, torch.softmax(scores, -1), v, hidden=batch.hidden)[0]
+    z = rearrange(causal_z(q, k, v, scale=0.4, window=window), "1 h s d -> s (h d)")
+    rows = [rearrange(x, "1 h s d -> s h d") for x in (q, k, v)]
+    for only_query, baseline in ((False, z), (True, z[S - 2 : S - 1])):
+        copies = masked_copies(batch, window, only_query=only_query, group=G, dtype=torch.float64)
+        assert (copies.num_baseline, len(copies.queries)) == (len(baseline), len(baseline) + 3)
+        torch.testing.assert_close(joint_z(*rows, scale=0.4, copies=copies), torch.cat((baseline, delta)))
 
 
 @pytest.mark.parametrize("window", [None, 1, 3])

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +97,12 @@ def test_verify_fails_when_the_engine_is_wrong(monkeypatch, capsys):
     """A mask that does not bite must be found out."""
     import engine.sweep
 
-    right = engine.sweep.z_difference
-    monkeypatch.setattr(engine.sweep, "z_difference", lambda *args, **kwargs: right(*args, **kwargs) * 0)
+    right = engine.sweep.joint_z
+
+    def without_mask(*args, copies, **kwargs):
+        return right(*args, copies=replace(copies, hidden=copies.hidden * 0), **kwargs)
+
+    monkeypatch.setattr(engine.sweep, "joint_z", without_mask)
     assert main(["verify", "--layer", "2", "--token", "1", "--device", "cpu"]) == 1
     assert "0 of 1 cells agree" in capsys.readouterr().out
 

@@ -9,10 +9,11 @@ from tiny import CASES, build, token_ids
 
 from benchmarks.oracle import float64_model
 from engine import AttentionMasker
-from engine.attention import query_scores, visible_keys
+from engine.attention import query_scores
 from engine.batches import make_batch
 from engine.distances import measure_readouts
 from engine.knockouts import Knockouts, single_tokens
+from engine.masks import visible_keys
 from engine.sweep import Limits, sweep
 
 BY_NAME = {case.name: case for case in CASES}
@@ -104,7 +105,16 @@ def test_subsets_are_rows_of_the_full_table(case, masker):
     np.testing.assert_allclose(part.distances, full[[0, 2]][:, [1, 5]], rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize("limits", [Limits(rows=1), Limits(rows=5), Limits(pattern_cells=1), Limits(masked_variants=0)])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(rows=1),
+        Limits(rows=5),
+        Limits(pattern_cells=1, joint_cells=0),
+        Limits(joint_cells=0),
+        Limits(joint_cells=0, masked_variants=0),
+    ],
+)
 def test_a_chunked_run_gives_the_same_table(case, masker, limits, monkeypatch):
     ids = token_ids(case)
     full = masker.measure(ids).distances
