@@ -13,7 +13,7 @@ ORDER = [
     *("cells", "sums", "quantiles", "analysis", "terminal", "report"),
     *("knockouts", "pieces", "prompts"),
     *("difference", "products", "projection", "rotary", "attention", "batches", "decoder", "sweep", "distances"),
-    *("families", "devices", "demo", "adoption", "checkpoints"),
+    *("families", "angles", "assembly", "adoption", "devices", "demo", "sources", "tensors", "weights", "checkpoints"),
     *("experiment", "summary", "walkthrough", "verification", "commands"),
 ]
 """A module may import what stands before it, and its own folder."""
