@@ -8,7 +8,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 CHECKED = (
-    *("adoption", "angles", "assembly", "attention", "batches", "decoder", "difference", "distances", "projection"),
+    *("adoption", "angles", "attention", "batches", "decoder", "difference", "distances", "projection"),
     *("rotary", "summary", "sweep", "table", "verification", "walkthrough"),
 )
 install_import_hook([f"engine.{name}" for name in CHECKED], "beartype.beartype")
