@@ -47,7 +47,7 @@ def assemble(
 ) -> Decoder:
     """The decoder of these weights, which are shared, not copied; without an unembedding, the embedding serves as one.
 
-    Raises ``ModelError`` for an activation or a kind of attention that is not supported.
+    Raises ``ModelError`` for no layers at all, and for an activation or a kind of attention that is not supported.
     """
     embedding = weights[f"{family.embedding}.weight"]
     dtype = WORKING_DTYPE[embedding.dtype]
@@ -56,6 +56,8 @@ def assemble(
     untied = f"{family.unembedding}.weight" in weights
     parts = _Parts(family, weights, constants, dtype)
     layers = range(len(constants.scales))
+    if not layers:
+        raise ModelError(f"the model {name!r} has no layers; check num_hidden_layers in its config")
     return Decoder(
         name=name,
         embedding=embedding,

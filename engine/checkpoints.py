@@ -77,7 +77,9 @@ def load_model(
         with memory_errors(place):
             try:
                 model = architecture.from_pretrained(checkpoint.folder, dtype=kind, use_safetensors=True, **LOCAL)
-            except (KeyError, TypeError, ValueError) as error:
+            except Exception as error:
+                if isinstance(error, torch.OutOfMemoryError | MemoryError):
+                    raise
                 raise _unreadable("the model", checkpoint.source, error) from error
             return model.to(place).eval(), checkpoint.tokenizer()
 
@@ -88,10 +90,8 @@ def open_checkpoint(name: str | Path | None) -> Checkpoint:
     source = str(folder if name is None else name)
     family, config = _config(source, folder)
     if not any(folder.glob("*.safetensors")):
-        pickled = any(folder.glob("*.bin"))
         raise ModelError(
-            f"{source!r} holds no safetensors weights; "
-            + ("pickled weights (*.bin) are never loaded, convert them" if pickled else "check the folder")
+            f"{source!r} holds no weights in safetensors; pickled ones (*.bin) are never loaded, convert the checkpoint"
         )
     return Checkpoint(source, folder, family, config, find_weights(family, config, stored_tensors(folder), source))
 

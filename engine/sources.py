@@ -33,7 +33,7 @@ def find_folder(name: str | Path | None) -> Path:
         return Path(
             snapshot_download(source, allow_patterns=list(NEEDED_FILES), local_files_only=not _hub_answers(source))
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"cannot load {source!r} ({reason}); check the id and the network, or give a local folder"

@@ -6,6 +6,7 @@ the header as JSON (name -> dtype, shape, place), the tensors (https://github.co
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             entries = dict(json.loads(stream.read(size)))
         entries.pop("__metadata__", None)
         tensors = {name: _stored(file, entry, 8 + size) for name, entry in entries.items()}
-        end = max((tensor.start + tensor.num_bytes for tensor in tensors.values()), default=8 + size)
-        if end != total:
-            raise ValueError(f"it has {total:,} bytes, its header promises {end:,}")
+        _require_contiguous(tensors.values(), 8 + size, total)
     except FileNotFoundError as error:
         raise ModelError(f"the weights file {str(file)!r} is missing; download the checkpoint again") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -92,6 +91,17 @@ def _stored(file: Path, entry: dict[str, Any], origin: int) -> StoredTensor:
     if dtype in DTYPES and stop - start != math.prod(shape) * DTYPES[dtype].itemsize:
         raise ValueError("its header holds a shape that does not fit the bytes")
     return StoredTensor(file, dtype, shape, origin + start, stop - start)
+
+
+def _require_contiguous(tensors: Iterable[StoredTensor], origin: int, total: int) -> None:
+    """Raise ``ValueError`` unless the tensors fill the file from ``origin`` to its end, as the format asks."""
+    end = origin
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.num_bytes)):
+        if tensor.start != end:
+            raise ValueError("its header leaves gaps or lets tensors overlap")
+        end += tensor.num_bytes
+    if end != total:
+        raise ValueError(f"it has {total:,} bytes, its header promises {end:,}")
 
 
 def _fill(target: memoryview, stream: Any) -> None:

@@ -68,7 +68,7 @@ def _tied(family: Family, config: Any, tensors: dict[str, StoredTensor]) -> dict
     if inward not in tensors:
         return rest | {inward: tensors[outward]}
     pair = tensors[inward], tensors[outward]
-    readable = all(tensor.dtype in DTYPES for tensor in pair) and pair[0].shape == pair[1].shape
+    readable = pair[0].dtype == pair[1].dtype in DTYPES and pair[0].shape == pair[1].shape
     return rest if readable and torch.equal(pair[0].read(), pair[1].read()) else tensors
 
 

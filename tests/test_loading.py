@@ -237,6 +237,10 @@ DAMAGES = {
         rewrite_header(lambda text: text.replace(b'"shape":[', b'"shape":[2,', 1)),
         "shape that does not fit",
     ),
+    "overlap": (
+        rewrite_header(lambda text: text.replace(b'"data_offsets":[0,', b'"data_offsets":[4,')),
+        "fit the bytes",
+    ),
     "no entries": (rewrite_header(lambda text: b'{"weight": 5}'), "damaged"),
     "a list": (rewrite_header(lambda text: b"[1, 2]"), "damaged"),
     "no JSON": (rewrite_header(lambda text: b"{" * len(text)), "damaged"),
@@ -338,6 +342,23 @@ def test_a_held_model_with_another_activation_is_refused():
     model.model.layers[2].mlp.act_fn = torch.nn.GELU()
     with pytest.raises(ModelError, match="act_fn of layer 2 is not the 'silu'"):
         AttentionMasker(model)
+
+
+def test_a_held_model_without_the_familys_activation_is_refused():
+    model = build(BY_NAME["llama"])
+    del model.model.layers[0].mlp.act_fn
+    with pytest.raises(ModelError, match="act_fn of layer 0"):
+        AttentionMasker(model)
+
+
+def test_a_model_without_layers_is_refused(tmp_path):
+    model = build(BY_NAME["llama"])
+    model.config.num_hidden_layers = 0
+    with pytest.raises(ModelError, match="has no layers"):
+        AttentionMasker(model)
+    save("llama", tmp_path, num_hidden_layers=0)
+    with pytest.raises(ModelError, match="has no layers"):
+        AttentionMasker.from_pretrained(tmp_path, device="cpu")
 
 
 def test_query_and_key_norms_with_two_epsilons_are_refused():
