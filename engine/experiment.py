@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from engine.adoption import Edition, adopt
 from engine.batches import Batch, make_batch
-from engine.checkpoints import load_model
+from engine.checkpoints import load_decoder
 from engine.decoder import Decoder
 from engine.devices import free_host_bytes, memory_errors
 from engine.distances import measure_readouts
@@ -55,19 +55,19 @@ class Impact:
 class AttentionMasker:
     """Measures how far each layer's output moves when attention to a token is cut.
 
-    ``AttentionMasker(model, tokenizer=None)`` takes a transformers model that is already loaded and only reads it;
-    ``AttentionMasker.from_pretrained(...)`` loads one. Weights that are edited in place are taken anew at the next run;
-    only an edit through ``.data``, which torch does not count, needs a new masker. Raises ``ModelError`` for an
-    architecture that is not supported.
+    ``AttentionMasker(model, tokenizer=None)`` takes a transformers model that is already loaded and only reads it, or a
+    ``Decoder``; ``AttentionMasker.from_pretrained(...)`` loads a checkpoint. Weights of a model that you edit in place
+    are taken anew at the next run; only an edit through ``.data``, which torch does not count, needs a new masker.
+    Raises ``ModelError`` for an architecture that is not supported.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any = None) -> None:
+    def __init__(self, model: nn.Module | Decoder, tokenizer: Any = None) -> None:
         if tokenizer is not None and not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise ModelError(f"a {type(tokenizer).__name__} is no tokenizer; hand in a transformers one, or None")
-        self.decoder: Decoder = adopt(model)
+        self._held = None if isinstance(model, Decoder) else model
+        self.decoder = model if isinstance(model, Decoder) else adopt(model)
+        self._edition = None if self._held is None else Edition(self._held)
         self.tokenizer = tokenizer
-        self._held: nn.Module | None = model
-        self._edition: Edition | None = Edition(model)
         self._runs = 0
 
     @classmethod
@@ -79,9 +79,7 @@ class AttentionMasker:
         ``device``: auto, cpu, cuda, cuda:N or mps. ``dtype``: float32, float64, or bfloat16 (products in bfloat16,
         everything between them in float32). Raises ``ModelError`` and ``DeviceError``.
         """
-        masker = cls(*load_model(model, device=device, dtype=dtype))
-        masker._release()
-        return masker
+        return cls(*load_decoder(model, device=device, dtype=dtype))
 
     def run(
         self,
@@ -132,10 +130,6 @@ class AttentionMasker:
         """Tokenize and check a prompt. Raises ``PromptError``."""
         limits = {"vocab_size": self.decoder.vocab_size, "max_positions": self.decoder.max_positions}
         return read_prompt(prompt, self.tokenizer, **limits)
-
-    def _release(self) -> None:
-        """Let go of the model: what the decoder needs of it stays, and nobody else can edit that."""
-        self._held = self._edition = None
 
     def _take_edits(self) -> None:
         """Read a held model again if its weights were replaced or edited since they were read."""

@@ -12,20 +12,9 @@ ORDER = [
     *("errors", "files", "table", "results"),
     *("cells", "sums", "quantiles", "analysis", "terminal", "report"),
     *("knockouts", "pieces", "prompts"),
-    *(
-        "difference",
-        "products",
-        "projection",
-        "rotary",
-        "batches",
-        "masks",
-        "causal",
-        "attention",
-        "decoder",
-        "sweep",
-        "distances",
-    ),
-    *("families", "devices", "demo", "adoption", "checkpoints"),
+    *("difference", "products", "projection", "rotary", "batches", "masks", "causal", "attention"),
+    *("decoder", "sweep", "distances"),
+    *("families", "angles", "assembly", "adoption", "devices", "demo", "sources", "tensors", "weights", "checkpoints"),
     *("experiment", "summary", "walkthrough", "verification", "commands"),
 ]
 """A module may import what stands before it, and its own folder."""

@@ -4,9 +4,13 @@ Each command is a module with ``build_parser()`` and ``execute(arguments) -> exi
 before the arguments are parsed, so ``--help`` and a misspelt option answer at once.
 """
 
+import atexit
+import os
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from engine.errors import ImpactError
 from engine.files import discard, show
@@ -36,6 +40,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of stdout went away (``| head``). Python must not find that out again when it flushes at exit.
         discard(sys.stdout)
         return 0
+
+
+def program() -> NoReturn:
+    """``main`` as a whole process: what ``cli.py`` and the installed command call."""
+    status = main()
+    if sys._getframe(1).f_back is None:
+        _leave(status)
+    sys.exit(status)  # called from other code (a debugger, a profiler, a test), which has work left after this
+
+
+def _leave(status: int) -> None:
+    """End the process at once, if nothing is left to do; taking torch apart in memory costs a quarter of a second.
+
+    Returns, so that Python ends in its own way, where torch was never loaded, where ``python -i`` goes on, while other
+    threads work, and when a stream does not take what it holds.
+    """
+    others = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+    if "torch" not in sys.modules or sys.flags.inspect or others:
+        return
+    atexit._run_exitfuncs()  # what libraries have asked for: os._exit leaves it out
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and not stream.closed:
+                stream.flush()
+    except (OSError, ValueError):
+        return
+    os._exit(status)
 
 
 def _take_command(words: list[str]) -> str:

@@ -1,6 +1,7 @@
 """The supported model families, by transformers' ``model_type``."""
 
-from engine.families.family import Family
+from engine.families.family import Family as Family
+from engine.families.family import head_dim as head_dim
 from engine.families.llama import LLAMA
 from engine.families.mistral import MISTRAL
 from engine.families.qwen2 import QWEN2

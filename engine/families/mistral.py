@@ -1,8 +1,7 @@
-"""Mistral: Llama with one sliding window for all layers (later releases have none)."""
+"""Mistral: Llama with one sliding window for all layers (later releases have none) and without biases."""
 
-from dataclasses import replace
+from engine.families.family import Family, window_everywhere
 
-from engine.families.family import window_everywhere
-from engine.families.llama import LLAMA
-
-MISTRAL = replace(LLAMA, model_type="mistral", architecture="MistralForCausalLM", window=window_everywhere)
+MISTRAL = Family(
+    model_type="mistral", architecture="MistralForCausalLM", config="MistralConfig", window=window_everywhere
+)

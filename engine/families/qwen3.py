@@ -1,15 +1,14 @@
 """Qwen3: every query and key head is normed over its own channels before the rotation; no bias by default."""
 
-from dataclasses import replace
+from engine.families.family import Family, window_by_layer_type
+from engine.families.llama import attention_biases
 
-from engine.families.family import window_by_layer_type
-from engine.families.llama import LLAMA
-
-QWEN3 = replace(
-    LLAMA,
+QWEN3 = Family(
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
+    config="Qwen3Config",
     query_norm="self_attn.q_norm",
     key_norm="self_attn.k_norm",
+    biased=attention_biases,
     window=window_by_layer_type,
 )

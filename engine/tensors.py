@@ -1,0 +1,118 @@
+"""Tensors in safetensors files, by name: the headers first, each tensor when it is asked for.
+
+Files are read, never mapped: a mapped file that is cut off later kills the process. The format: 8 bytes of header size,
+the header as JSON (name -> dtype, shape, place), the tensors (https://github.com/huggingface/safetensors).
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.errors import ModelError
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+HEADER_LIMIT_BYTES = 100_000_000
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""The formats that are read; others have a header entry all the same."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file: ``start`` is its first byte."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    num_bytes: int
+
+    def read(self) -> Tensor:
+        """The tensor in memory of its own. Raises ``ModelError`` when the file is gone or was cut off."""
+        data = torch.empty(self.num_bytes, dtype=torch.uint8)
+        try:
+            with self.file.open("rb", buffering=0) as stream:
+                stream.seek(self.start)
+                _fill(memoryview(data.numpy().data), stream)
+        except (OSError, EOFError) as error:
+            raise _damaged(self.file, str(error)) from error
+        return data.view(DTYPES[self.dtype]).reshape(self.shape)
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a checkpoint, in one file or in the shards that its index names.
+
+    Raises ``ModelError`` when there are no such files, or when one is missing, cut off or no safetensors file.
+    """
+    single = folder / SINGLE
+    files = [single] if single.is_file() or not (folder / INDEX).is_file() else _shards(folder / INDEX)
+    return {name: tensor for file in files for name, tensor in read_header(file).items()}
+
+
+def read_header(file: Path) -> dict[str, StoredTensor]:
+    """The tensors that the file's header lists, each within the file. Raises ``ModelError``."""
+    try:
+        with file.open("rb") as stream:
+            size, total = int.from_bytes(stream.read(8), "little"), file.stat().st_size
+            if size > min(HEADER_LIMIT_BYTES, total):
+                raise ValueError("it does not begin with a header")
+            entries = dict(json.loads(stream.read(size)))
+        entries.pop("__metadata__", None)
+        tensors = {name: _stored(file, entry, 8 + size) for name, entry in entries.items()}
+        _require_contiguous(tensors.values(), 8 + size, total)
+    except FileNotFoundError as error:
+        raise ModelError(f"the weights file {str(file)!r} is missing; download the checkpoint again") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _damaged(file, f"{error}") from error
+    return tensors
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names, each once."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if not names or any(Path(name).name != name for name in names):
+            raise ValueError("it names no files of its own folder")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _damaged(index, f"{error}") from error
+    return [index.with_name(name) for name in names]
+
+
+def _stored(file: Path, entry: dict[str, Any], origin: int) -> StoredTensor:
+    """One entry of a header, checked. Raises ``ValueError``, ``TypeError`` or ``KeyError``."""
+    dtype, shape, (start, stop) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (*shape, start, stop)):
+        raise ValueError("its header holds shapes or places that are no numbers")
+    if dtype in DTYPES and stop - start != math.prod(shape) * DTYPES[dtype].itemsize:
+        raise ValueError("its header holds a shape that does not fit the bytes")
+    return StoredTensor(file, dtype, shape, origin + start, stop - start)
+
+
+def _require_contiguous(tensors: Iterable[StoredTensor], origin: int, total: int) -> None:
+    """Raise ``ValueError`` unless the tensors fill the file from ``origin`` to its end, as the format asks."""
+    end = origin
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.num_bytes)):
+        if tensor.start != end:
+            raise ValueError("its header leaves gaps or lets tensors overlap")
+        end += tensor.num_bytes
+    if end != total:
+        raise ValueError(f"it has {total:,} bytes, its header promises {end:,}")
+
+
+def _fill(target: memoryview, stream: Any) -> None:
+    """Read until the target is full; one read gives two gigabytes at most."""
+    while len(target):
+        count = stream.readinto(target)
+        if not count:
+            raise EOFError("it ends too early")
+        target = target[count:]
+
+
+def _damaged(file: Path, reason: str) -> ModelError:
+    short = " ".join(reason.split())[:200]
+    return ModelError(f"the weights file {str(file)!r} is damaged or cut off ({short}); download the checkpoint again")
