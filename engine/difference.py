@@ -141,10 +141,10 @@ class RMSNorm:
         growth = torch.linalg.vecdot(delta, origin + moved)[:, None]
         both = scale * moved_scale
         change = growth.mul_(both).mul_(both).div_(scale + moved_scale)
-        base = torch.where(moved_scale > scale, moved, origin)
+        shift = torch.where(moved_scale > scale, moved, origin).mul_(change)
         torch.minimum(scale, moved_scale, out=moved_scale)
         out = x.rows * scales
-        x.split(out)[1].addcmul_(base, change, value=-1 / x.rows.shape[1])
+        x.split(out)[1].sub_(shift, alpha=1 / x.rows.shape[1])
         return x.with_rows(out.mul_(self.weight))
 
     def _inverse_rms(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... 1"]:

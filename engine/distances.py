@@ -32,8 +32,8 @@ def distances(
     b, ratio = unit_b.index_select(0, prompt), largest / largest_b.index_select(0, prompt)
     size = _wide(torch.linalg.vector_norm(unit_b, dim=-1)).index_select(0, prompt)
     along = _wide((b * unit).sum(-1)) / size.square()
-    across = torch.addcmul(unit, b, along.to(delta.dtype)[..., None], value=-1.0)
-    moved_size = _wide(torch.linalg.vector_norm(torch.addcmul(b, unit, ratio), dim=-1))
+    across = unit - b * along.to(delta.dtype)[..., None]
+    moved_size = _wide(torch.linalg.vector_norm(b + unit * ratio, dim=-1))
     scale = _wide(ratio[..., 0])
     cosine = size * (1 + along * scale) / moved_size
     close = (_wide(torch.linalg.vector_norm(across, dim=-1)) * scale / moved_size).square() / (1 + cosine)
