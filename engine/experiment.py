@@ -15,7 +15,7 @@ from engine.adoption import Edition, adopt
 from engine.batches import Batch, make_batch
 from engine.checkpoints import load_decoder
 from engine.decoder import Decoder
-from engine.devices import free_host_bytes, memory_errors
+from engine.devices import free_host_bytes, keep_freed_memory, memory_errors
 from engine.distances import measure_readouts
 from engine.errors import ModelError, NumbersError, PromptError
 from engine.knockouts import Knockouts, select, single_tokens
@@ -69,6 +69,8 @@ class AttentionMasker:
         self._edition = None if self._held is None else Edition(self._held)
         self.tokenizer = tokenizer
         self._runs = 0
+        if self.decoder.device.type == "cpu":
+            keep_freed_memory()
 
     @classmethod
     def from_pretrained(
