@@ -32,6 +32,6 @@ class RotaryTables:
 
 def rotary_tables(cos: Float[Tensor, "r c"], sin: Float[Tensor, "r c"]) -> RotaryTables:
     """Tables from the model's own cosines and sines, one row per row of the batch."""
-    halves = rearrange(torch.stack((cos, sin)), "table r (half d) -> table r 1 half d", half=2)
-    sign = halves.new_tensor([[-1.0], [1.0]])
-    return RotaryTables(halves[0], halves[1] * sign)
+    cos, sin = (rearrange(x, "r (half d) -> r 1 half d", half=2) for x in (cos, sin))
+    first, second = sin.unbind(2)
+    return RotaryTables(cos, torch.stack((-first, second), dim=2))

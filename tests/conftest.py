@@ -8,8 +8,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 CHECKED = (
-    *("adoption", "attention", "batches", "decoder", "difference", "distances", "projection", "rotary", "summary"),
-    *("sweep", "table", "verification", "walkthrough"),
+    *("adoption", "attention", "batches", "decoder", "difference", "distances", "passes", "projection"),
+    *("rotary", "split", "summary", "sweep", "table", "verification", "walkthrough"),
 )
 install_import_hook([f"engine.{name}" for name in CHECKED], "beartype.beartype")
 
