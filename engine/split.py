@@ -4,15 +4,14 @@ bfloat16 has 8 significant bits of float32's 24, and the same exponents. So a fl
 bfloat16 numbers, each the rounding of what the ones before it leave over, and weights that were stored in bfloat16 are
 exact as they are. The terms of all rows go through one product, which reads the weight once, at half the bytes.
 
-Axes: ``t`` term (largest first), ``n`` row, ``c`` input channel, ``o`` output channel.
+Axes: ``t`` term (smallest first), ``n`` row, ``c`` input channel, ``o`` output channel.
 """
 
-from functools import cache, reduce
-from itertools import pairwise
+from functools import cache
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from einops import rearrange
+from einops import rearrange, reduce
 from jaxtyping import BFloat16, Float32
 from torch import Tensor
 
@@ -30,18 +29,20 @@ def bfloat16_terms(rows: Float32[Tensor, "n c"], *, count: int = TERMS) -> BFloa
     lost. Numbers beyond bfloat16's largest, 3.39e38, give NaN.
     """
     terms = rows.new_empty(count, *rows.shape, dtype=torch.bfloat16)
-    terms[0].copy_(rows)
+    largest_first = terms.unbind()[::-1]
+    largest_first[0].copy_(rows)
     left = rows
-    for term, following in pairwise(terms):
-        left = left - term
-        following.copy_(left)
+    for i in range(1, count):
+        if i > 1:
+            left = left - largest_first[i - 2]
+        torch.sub(left, largest_first[i - 1], out=largest_first[i])
     return terms
 
 
 def product_of_terms(terms: BFloat16[Tensor, "t n c"], weight: BFloat16[Tensor, "o c"]) -> Float32[Tensor, "n o"]:
     """The sum of the terms times the transposed weight, in one product; the smallest terms are added first."""
     products = _wide_product(rearrange(terms, "t n c -> (t n) c"), weight)
-    return reduce(torch.add, reversed(rearrange(products, "(t n) o -> t n o", t=len(terms)).unbind()))
+    return reduce(products, "(t n) o -> n o", "sum", t=len(terms))
 
 
 def splits(device: torch.device, *, stored: torch.dtype, asked: torch.dtype) -> bool:
