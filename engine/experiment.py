@@ -12,17 +12,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from engine.adoption import Edition, adopt
-from engine.batches import make_batch
 from engine.checkpoints import load_model
 from engine.decoder import Decoder
 from engine.devices import free_host_bytes, memory_errors
 from engine.distances import measure_readouts
 from engine.errors import ModelError, NumbersError, PromptError
 from engine.knockouts import Knockouts, select, single_tokens
+from engine.passes import Pass
 from engine.pieces import readable_pieces
 from engine.products import exact_products
 from engine.prompts import Prompt, read_prompt
-from engine.sweep import Readout, sweep
+from engine.replay import Replay
+from engine.sweep import Readout
 from engine.table import build_table, variant_names
 
 CACHED_BYTES = 1 << 26
@@ -69,6 +70,7 @@ class AttentionMasker:
         self._held: nn.Module | None = model
         self._edition: Edition | None = Edition(model)
         self._runs = 0
+        self.replay = Replay()
 
     @classmethod
     def from_pretrained(
@@ -117,10 +119,16 @@ class AttentionMasker:
         knockouts = single_tokens(len(read), tokens)
         undefined = self._undefined(knockouts, chosen)
         self._settle()
+        one = Pass(self.decoder, len(read), knockouts, chosen)
+        replayable = watch is iter and not next_tokens and not undefined.any()
         with torch.inference_mode(), exact_products(self.decoder.device), memory_errors(self.decoder.device):
-            batch = make_batch([read.token_ids], [knockouts], self.decoder.device)
-            readouts = watch(sweep(self.decoder, batch, layers=chosen, to_end=next_tokens > 0))
-            cells, sums, residual = measure_readouts(readouts, batch.query_origins.rows)
+            numbers = self.replay.numbers(one, read.token_ids) if replayable else None
+            if numbers is None:
+                batch = one.batch(read.token_ids)
+                readouts = watch(one.readouts(batch, to_end=next_tokens > 0))
+                cells, sums, residual = measure_readouts(readouts, batch.query_origins.rows)
+            else:
+                cells, sums = one.read(numbers)
             _check_numbers(cells, sums[: max(chosen) + 1])
             likeliest = self._likeliest(residual, next_tokens) if next_tokens else ()
         cells[undefined] = np.nan

@@ -55,7 +55,7 @@ def splits(device: torch.device, *, stored: torch.dtype, asked: torch.dtype) -> 
 
 def _wide_product(rows: BFloat16[Tensor, "n c"], weight: BFloat16[Tensor, "o c"]) -> Float32[Tensor, "n o"]:
     """The product with sums and result in float32; where no kernel mixes dtypes, of both factors in float32."""
-    if rows.device.type == "cuda" and _has_kernel(rows.device):
+    if _has_kernel(rows.device):
         return torch.mm(rows, weight.T, out_dtype=torch.float32)
     return F.linear(rows.float(), weight.float())
 
