@@ -76,6 +76,7 @@ BARS: dict[str, tuple[Bar, ...]] = {
     "cuda": (
         Bar("time", SHAPE, 7, 1.5e-3, provider="engine, split"),
         Bar("naive / engine, split", SHAPE, 7, 2000, at_least=True),
+        Bar("engine / plain forward", SHAPE, 4096, 2.2),
         Bar("engine, split / plain forward", SHAPE, 4096, 2.2),
         Bar("share of the matrix rate, 256 prompts at once", SHAPE, 64, 0.5, at_least=True, provider="engine, split"),
     ),

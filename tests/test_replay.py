@@ -4,6 +4,8 @@ A tape stands in for the GPU: it repeats operations on fixed memory, so whatever
 made only once, would show.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -199,3 +201,12 @@ def test_a_processor_records_nothing():
     settle(masker)
     assert masker.replay.num_replayed == 0
     assert masker.replay._recorder is None
+
+
+def test_a_gpu_gets_its_recorder_and_another_decoder_another(monkeypatch):
+    monkeypatch.setattr(replay, "CudaRecorder", lambda device: ("recorder of", device))
+    own = Replay()
+    for index in (0, 1):
+        device = torch.device("cuda", index)
+        own._turn_to(dataclasses.replace(AttentionMasker(build(BY_NAME["qwen3"])).decoder, device=device))
+        assert own._recorder == ("recorder of", device)
