@@ -13,5 +13,5 @@
     scaling (drawing)           ... with a figure
     startup (stages)            ... of whole processes
     peers (copies, peer_*)      ... of other libraries
-    cuda                        ... of speed and accuracy on a GPU
+    cuda (crowd)                ... of speed, memory and accuracy on a GPU
 """

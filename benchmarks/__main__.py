@@ -18,7 +18,7 @@ SUITES = {
     "scaling": "growth of the time with tokens, layers and masked tokens: exponents and a figure",
     "startup": "time of --help and of the main job as whole processes, and where it goes",
     "peers": "the same table by TransformerLens and by nnsight, checked equal, then timed",
-    "cuda": "speed and accuracy on a GPU, bfloat16 and float32 (exit code 2 where there is none)",
+    "cuda": "speed, memory and accuracy on a GPU, float32 and bfloat16 (exit code 2 where there is none)",
 }
 """Each is a file of this folder with a function ``run_<suite>(options, command=...)`` that returns a report."""
 DEFAULT_SUITES = ("speed", "accuracy")

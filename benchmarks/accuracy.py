@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from benchmarks.calls import ENGINE, FIRST, NAIVE, WARMUPS
+from benchmarks.calls import ENGINE, FIRST, NAIVE, SPLIT, WARMUPS, split_masker
 from benchmarks.compare import Cells, Quantiles, cells_of, quantiles, relative_errors
 from benchmarks.machine import describe_machine
 from benchmarks.naive import NaiveRun, run_naive
@@ -68,10 +68,12 @@ def run_accuracy(options: Options, *, command: str) -> Report:
     )
 
 
-def measure_errors(options: Options) -> list[Measured]:
-    """The errors on every shape and length, on the device and in the dtype asked for."""
+def measure_errors(options: Options, *, split: bool = False) -> list[Measured]:
+    """The errors on every shape and length, on the device and in the dtype asked for; ``split`` adds the engine with
+    split products.
+    """
     return [
-        _measure(name, length, options)
+        _measure(name, length, options, split=split)
         for name in options.shapes_or("demo", "small")
         for length in options.lengths_or(LENGTH)
     ]
@@ -97,10 +99,12 @@ def _scopes(dtype: str) -> tuple[str, ...]:
     return SCOPES[1:] if dtype == "float64" else SCOPES
 
 
-def _measure(name: str, length: int, options: Options) -> Measured:
+def _measure(name: str, length: int, options: Options, *, split: bool) -> Measured:
     workload = load_workload(name, length=length, device=options.device, dtype=options.dtype, peak=PEAK)
     truth, resolved, difference = _truth(workload)
     found = _providers(workload, like=truth)
+    if split:
+        found[SPLIT] = cells_of(split_masker(workload.model).run(workload.token_ids), like=truth)
     kept = {scope: resolved | (scope == SCOPES[0]) for scope in _scopes(options.dtype)}
     return Measured(
         workload=workload,

@@ -1,9 +1,11 @@
 """What is timed: the engine, its first call, the naive way and the plain forward, on one loaded model."""
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from transformers import PreTrainedModel
 
 from benchmarks.measure import Call
 from benchmarks.naive import run_naive
@@ -11,8 +13,11 @@ from benchmarks.workloads import Workload, is_small
 from engine import AttentionMasker
 
 ENGINE, FIRST, NAIVE, FORWARD = "engine", "engine, first call", "naive", "plain forward"
+EAGER, SPLIT, SPLIT_EAGER = "engine, not replayed", "engine, split", "engine, split, not replayed"
+"""What a GPU adds: the engine asked by Python each time, and on bfloat16 weights with float32 answers."""
 WARMUPS = 3
-"""Calls after which an engine is in its steady state: by then it has laid its weights out for the processor."""
+"""Calls after which an engine is in its steady state: by then it has laid its weights out for the processor, or
+recorded its pass on a GPU."""
 NAIVE_PASSES = {16: 30, 128: 6}
 """Longest prompt -> forwards of the naive way that are timed by default; 3 for longer ones."""
 
@@ -24,6 +29,9 @@ class Calls:
     calls: dict[str, Call]
     warmups: dict[str, Call]
     masker: AttentionMasker
+    split: AttentionMasker | None = None
+    steady: dict[str, AttentionMasker] = field(default_factory=dict)
+    """The maskers whose passes are replayed where that can be, by the name of their call."""
 
 
 def table_calls(workload: Workload, *, naive_passes: int) -> Calls:
@@ -38,6 +46,39 @@ def table_calls(workload: Workload, *, naive_passes: int) -> Calls:
     }
     warmups = {NAIVE: naive_call(workload, num_passes=2), ENGINE: repeated(calls[ENGINE])}
     return Calls(calls=calls, warmups=warmups, masker=masker)
+
+
+def gpu_calls(workload: Workload, *, naive_passes: int) -> Calls:
+    """The four calls, and beside them the engine without replay and, for float32, with split products."""
+    timed = table_calls(workload, naive_passes=naive_passes)
+    steady = {ENGINE: timed.masker}
+    if workload.dtype == "float32":
+        steady[SPLIT] = split_masker(workload.model)
+    calls, warmups = dict(timed.calls), dict(timed.warmups)
+    for (name, masker), eager in zip(steady.items(), (EAGER, SPLIT_EAGER), strict=False):
+        calls[name] = _run_call(masker, workload.token_ids)
+        calls[eager] = _eager_call(masker, workload.token_ids)
+        warmups[name] = repeated(calls[name])
+    return Calls(calls=calls, warmups=warmups, masker=timed.masker, split=steady.get(SPLIT), steady=steady)
+
+
+def split_masker(model: PreTrainedModel) -> AttentionMasker:
+    """A masker on a bfloat16 copy of a float32 model whose weights are bfloat16 values, for float32 answers."""
+    narrow = copy.deepcopy(model)
+    for parameter in narrow.parameters():
+        parameter.data = parameter.data.bfloat16()
+    masker = AttentionMasker(narrow)
+    masker.decoder.split_products()
+    return masker
+
+
+def _run_call(masker: AttentionMasker, token_ids: list[int]) -> Call:
+    return lambda: masker.run(token_ids)
+
+
+def _eager_call(masker: AttentionMasker, token_ids: list[int]) -> Call:
+    """A pass whose layers are watched is never replayed."""
+    return lambda: masker.measure(token_ids, watch=lambda readouts: readouts).table()
 
 
 def repeated(call: Call, times: int = WARMUPS) -> Call:

@@ -51,7 +51,7 @@ def describe_machine(device: str) -> Provenance:
         device=device_name(device),
         threads=torch.get_num_threads(),
         load=_load_average(),
-        versions="; ".join([f"python {platform.python_version()}", *map(_package_version, PACKAGES)]),
+        versions="; ".join([f"python {platform.python_version()}", *map(_package_version, PACKAGES), *_driver(device)]),
         commit=_commit(),
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
     )
@@ -62,6 +62,18 @@ def device_name(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return f"{_processor()}, {os.cpu_count()} cores"
+
+
+def _driver(device: str) -> list[str]:
+    """Versions of CUDA and of the GPU's driver."""
+    if not device.startswith("cuda"):
+        return []
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        out = []
+    return [f"cuda {torch.version.cuda}", f"driver {out[0] if out else 'unknown'}"]
 
 
 def _processor() -> str:

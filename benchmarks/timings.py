@@ -4,17 +4,32 @@ Shared by the suites that time the engine, on any device.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from benchmarks.agreement import check_engine
-from benchmarks.calls import ENGINE, FIRST, FORWARD, NAIVE, WARMUPS, all_passes, default_passes, table_calls
+from benchmarks.calls import (
+    ENGINE,
+    FIRST,
+    FORWARD,
+    NAIVE,
+    SPLIT,
+    WARMUPS,
+    Calls,
+    all_passes,
+    default_passes,
+    gpu_calls,
+    table_calls,
+)
 from benchmarks.cost import Cost, forward_cost, table_cost
 from benchmarks.machine import Ceilings
 from benchmarks.measure import TIMING_HEADER, Timing, time_interleaved
 from benchmarks.options import Options
+from benchmarks.peaks import peak_memory
 from benchmarks.report import Row, Table
 from benchmarks.workloads import Workload
+from engine.replay import MOST_ROWS
 
+PEAK = "peak memory of a call, above what is held before it"
 CONDITIONS = (
     "masked tokens: all of the prompt; distances are read at the final one",
     f"{ENGINE}: steady state, a masker that has run {WARMUPS} times or more before it is timed; on a CPU it then holds "
@@ -35,6 +50,7 @@ class Measured:
     timings: dict[str, Timing]
     ceilings: Ceilings
     checks: dict[str, bool]
+    peak_bytes: dict[str, int] = field(default_factory=dict)
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -45,6 +61,9 @@ class Measured:
             f"{FIRST} / {FORWARD}": seconds[FIRST] / seconds[FORWARD],
             f"{NAIVE} / {ENGINE}": seconds[NAIVE] / seconds[ENGINE],
         }
+        if SPLIT in seconds:
+            ratios[f"{SPLIT} / {FORWARD}"] = seconds[SPLIT] / seconds[FORWARD]
+            ratios[f"{NAIVE} / {SPLIT}"] = seconds[NAIVE] / seconds[SPLIT]
         for name, cost in _costs(self.workload).items():
             ratios[f"{name}: share of read bandwidth"] = cost.reading_seconds(self.ceilings) / seconds[name]
             ratios[f"{name}: share of the matrix rate"] = cost.computing_seconds(self.ceilings) / seconds[name]
@@ -58,6 +77,8 @@ class Measured:
             yield Row.of(provider, "time", "s", (t.median, t.minimum, t.maximum), **labels)
         for metric, value in self.ratios.items():
             yield Row.of(ENGINE if ENGINE in metric else FORWARD, metric, "1", (value,), **labels)
+        for provider, num_bytes in self.peak_bytes.items():
+            yield Row.of(provider, PEAK, "GiB", (num_bytes / 2**30,), **labels)
 
     @property
     def note(self) -> str:
@@ -71,10 +92,37 @@ class Measured:
         )
 
 
+def measure_on_gpu(workload: Workload, options: Options, ceilings: Ceilings) -> Measured:
+    """As ``measure_times``, with what a GPU adds, and with the peak of each engine's memory beside the forward's."""
+    num_passes = min(options.naive_passes or default_passes(workload), all_passes(workload))
+    timed = gpu_calls(workload, naive_passes=num_passes)
+    measured = _measure(workload, options, ceilings, timed, num_passes=num_passes)
+    peaks = {name: peak_memory(timed.calls[name], device=options.device) for name in (*timed.steady, FORWARD)}
+    checks = measured.checks | _replay_checks(workload, timed)
+    if timed.split is not None:
+        checks |= {f"{SPLIT}: {text}": held for text, held in check_engine(workload, timed.split).items()}
+    return replace(measured, checks=checks, peak_bytes={name: peak.growth_bytes for name, peak in peaks.items()})
+
+
+def _replay_checks(workload: Workload, timed: Calls) -> dict[str, bool]:
+    """Whether short passes were replayed on a GPU, and if not, why."""
+    if workload.model.device.type != "cuda" or 2 * len(workload.token_ids) > MOST_ROWS:
+        return {}
+    reasons = {name: "; ".join(masker.replay.refused.values()) for name, masker in timed.steady.items()}
+    return {
+        f"{workload.label}: {name} was replayed{reason and f' ({reason})'}": timed.steady[name].replay.num_replayed > 0
+        for name, reason in reasons.items()
+    }
+
+
 def measure_times(workload: Workload, options: Options, ceilings: Ceilings) -> Measured:
     """Time the four calls in turn, then check what the timed engine returns."""
     num_passes = min(options.naive_passes or default_passes(workload), all_passes(workload))
     timed = table_calls(workload, naive_passes=num_passes)
+    return _measure(workload, options, ceilings, timed, num_passes=num_passes)
+
+
+def _measure(workload: Workload, options: Options, ceilings: Ceilings, timed: Calls, *, num_passes: int) -> Measured:
     timings = time_interleaved(
         timed.calls, repeats=options.repeats, device=options.device, warmups=timed.warmups, label=workload.label
     )
@@ -110,3 +158,9 @@ def timing_table(found: Sequence[Measured]) -> Table:
     """One row a prompt and call, with the spread that a ratio is uncertain by."""
     rows = tuple((m.workload.label, name, *t.cells_ms) for m in found for name, t in m.timings.items())
     return Table(title="Times", header=("workload", "what", *TIMING_HEADER), rows=rows)
+
+
+def peak_tables(found: Sequence[Measured]) -> list[Table]:
+    """One row a prompt and call whose memory was measured."""
+    rows = [(m.workload.label, name, f"{size / 2**30:.3f}") for m in found for name, size in m.peak_bytes.items()]
+    return [Table(title="Memory", header=("workload", "what", f"{PEAK}, GiB"), rows=tuple(rows))] if rows else []

@@ -16,11 +16,12 @@ from torch import nn
 from engine.angles import configured_rope
 from engine.assembly import WORKING_DTYPE, assemble, configured_constants
 from engine.decoder import Decoder
-from engine.devices import memory_errors, resolve_device, resolve_dtype
+from engine.devices import keep_freed_memory, memory_errors, resolve_device, resolve_dtype
 from engine.errors import ModelError
 from engine.families import FAMILIES, Family
 from engine.sources import find_folder, quiet
-from engine.tensors import StoredTensor, stored_tensors
+from engine.split import splits
+from engine.tensors import DTYPES, StoredTensor, stored_tensors
 from engine.weights import Weights, find_weights
 
 LOCAL = {"trust_remote_code": False, "local_files_only": True}
@@ -35,6 +36,12 @@ class Checkpoint:
     family: Family
     config: Any
     tensors: Mapping[str, StoredTensor]
+
+    @property
+    def matrix_dtype(self) -> torch.dtype | None:
+        """The dtype in which all matrices are stored, if it is one."""
+        dtypes = {tensor.dtype for tensor in self.tensors.values() if len(tensor.shape) > 1}
+        return DTYPES[dtypes.pop()] if len(dtypes) == 1 else None
 
     def tokenizer(self) -> Any:
         """The tokenizer, or None when the checkpoint has none (transformers then makes an empty one up)."""
@@ -58,6 +65,8 @@ def load_decoder(
     """
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
+    if place.type == "cpu":
+        keep_freed_memory()
     with quiet():
         checkpoint = open_checkpoint(name)
         with memory_errors(place):
@@ -100,9 +109,13 @@ def build_decoder(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.devi
     """The decoder of a checkpoint. Raises ``ModelError`` for damaged files and for what the config asks in vain."""
     family, config = checkpoint.family, checkpoint.config
     rope = configured_rope(family, config, WORKING_DTYPE[dtype], device)
-    weights = Weights(checkpoint.tensors, dtype, device)
+    split = splits(device, stored=checkpoint.matrix_dtype, asked=dtype)
+    weights = Weights(checkpoint.tensors, torch.bfloat16 if split else dtype, dtype, device)
     constants = configured_constants(config)
-    return assemble(family, config, weights, constants=constants, rope=rope, name=checkpoint.source)
+    decoder = assemble(family, config, weights, constants=constants, rope=rope, name=checkpoint.source)
+    if split:
+        decoder.split_products()
+    return decoder
 
 
 def _config(source: str, folder: Path) -> tuple[Family, Any]:

@@ -137,6 +137,15 @@ class Decoder:
         for projection in self.projections():
             projection.pack(scratch)
 
+    def split_products(self) -> None:
+        """From now on multiply float32 rows by the bfloat16 weights to float32's accuracy; see ``split.splits``.
+
+        Everything else is wide already: the stream, the norms, the biases and the embedding's rows.
+        """
+        assert (self.dtype, self.embedding.dtype) == (torch.float32, torch.bfloat16)
+        for projection in (*self.projections(), self.unembedding):
+            projection.split = True
+
     def logits(self, residual: Float[Tensor, "r e"]) -> Float[Tensor, "r c"]:
         """Next-token logits from the stream that leaves the last layer."""
         return self.unembedding(self.final_norm(residual))

@@ -6,16 +6,12 @@ Both come from the baseline b and the difference Δ, never from two nearly equal
 
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from engine.sweep import Readout, Site
-
-BUFFERED_CELLS = 1 << 20
-"""Activations that become distances together: a small prompt needs one round, a long one stays in the caches."""
+from engine.sweep import Limits, Readout, Site
 
 
 def distances(
@@ -55,8 +51,9 @@ def _wide(x: Float[Tensor, "m h"]) -> Float[Tensor, "m h"]:
 class DistanceBuffer:
     """Turns the sites of many layers into distances, several layers at a time; everything stays on the device."""
 
-    def __init__(self, prompt_of_variant: Int[Tensor, " m"]) -> None:
+    def __init__(self, prompt_of_variant: Int[Tensor, " m"], buffered_cells: int) -> None:
         self._prompt_of_variant = prompt_of_variant
+        self._buffered_cells = buffered_cells
         self._waiting: list[tuple[Site, ...]] = []
         self._cells = 0
         self._done: list[Float[Tensor, "l m site 2"]] = []
@@ -65,7 +62,7 @@ class DistanceBuffer:
         """Take one layer's sites."""
         self._waiting.append(sites)
         self._cells += sum(site.delta.numel() for site in sites)
-        if self._cells > BUFFERED_CELLS:
+        if self._cells > self._buffered_cells:
             self._reduce()
 
     def result(self) -> Float[Tensor, "l m site 2"]:
@@ -86,23 +83,23 @@ class DistanceBuffer:
         baseline, delta = (rearrange(x, "n (h c) -> n h c", h=layers[0].num_vectors) for x in (baseline, delta))
         shifts = torch.arange(len(layers), device=delta.device) * len(layers[0].baseline)
         prompt = rearrange(rearrange(shifts, "l -> l 1") + self._prompt_of_variant, "l m -> (l m)")
-        at_once = max(1, BUFFERED_CELLS // delta[0].numel())
+        at_once = max(1, self._buffered_cells // delta[0].numel())
         parts = zip(delta.split(at_once), prompt.split(at_once), strict=True)
         measured = torch.cat([distances(baseline, part, of) for part, of in parts])
         return rearrange(measured, "(l m) h metric -> l m h metric", l=len(layers))
 
 
 def measure_readouts(
-    readouts: Iterable[Readout], prompt_of_variant: Int[Tensor, " m"]
-) -> tuple[Float[np.ndarray, "l m site 2"], Float[Tensor, "r e"]]:
-    """Consume a sweep: the distances of its measured layers, in one transfer, and the stream that leaves the last.
+    readouts: Iterable[Readout], prompt_of_variant: Int[Tensor, " m"], *, limits: Limits
+) -> tuple[Float[Tensor, "l m site 2"], Float[Tensor, "r e"]]:
+    """Consume a sweep: the distances of its measured layers, still on the device, and the stream that leaves the last.
 
     A number that broke in a layer breaks every l2_distance from there on: NaN passes through each step of the pass.
     """
-    buffer, residual = DistanceBuffer(prompt_of_variant), None
+    buffer, residual = DistanceBuffer(prompt_of_variant, limits.buffered_cells), None
     for readout in readouts:
         residual = readout.residual
         if readout.sites:
             buffer.add(readout.sites)
     assert residual is not None
-    return buffer.result().cpu().numpy(), residual
+    return buffer.result(), residual

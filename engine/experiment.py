@@ -12,17 +12,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from engine.adoption import Edition, adopt
-from engine.batches import Batch, make_batch
 from engine.checkpoints import load_decoder
 from engine.decoder import Decoder
 from engine.devices import free_host_bytes, keep_freed_memory, memory_errors
 from engine.distances import measure_readouts
 from engine.errors import ModelError, NumbersError, PromptError
 from engine.knockouts import Knockouts, select, single_tokens
+from engine.passes import Pass
 from engine.pieces import readable_pieces
 from engine.products import exact_products
 from engine.prompts import Prompt, read_prompt
-from engine.sweep import Readout, sweep
+from engine.replay import Replay
+from engine.sweep import Readout
 from engine.table import build_table, variant_names
 
 CACHED_BYTES = 1 << 26
@@ -69,6 +70,7 @@ class AttentionMasker:
         self._edition = None if self._held is None else Edition(self._held)
         self.tokenizer = tokenizer
         self._runs = 0
+        self.replay = Replay()
         if self.decoder.device.type == "cpu":
             keep_freed_memory()
 
@@ -117,12 +119,17 @@ class AttentionMasker:
         knockouts = single_tokens(len(read), tokens)
         undefined = self._undefined(knockouts, chosen)
         self._settle()
+        one = Pass(self.decoder, len(read), knockouts, chosen)
+        replayable = watch is iter and not next_tokens and not undefined.any()
         with torch.inference_mode(), exact_products(self.decoder.device), memory_errors(self.decoder.device):
-            batch = make_batch([read.token_ids], [knockouts], self.decoder.device)
-            readouts = watch(sweep(self.decoder, batch, layers=chosen, to_end=next_tokens > 0))
-            cells, residual = measure_readouts(readouts, batch.query_origins.rows)
+            cells = self.replay.distances(one, read.token_ids) if replayable else None
+            if cells is None:
+                batch = one.batch(read.token_ids)
+                readouts = watch(one.readouts(batch, to_end=next_tokens > 0))
+                measured, residual = measure_readouts(readouts, batch.query_origins.rows, limits=one.limits)
+                cells = measured.cpu().numpy()
             if np.isinf(cells).any() or np.isnan(cells[..., 0]).any():
-                raise NumbersError(_what_broke(self.decoder, batch))
+                raise NumbersError(_what_broke(one.first_broken_layer(read.token_ids)))
             likeliest = self._likeliest(residual, next_tokens) if next_tokens else ()
         cells[undefined] = np.nan
         variants = tuple(variant_names(self.decoder.heads.num_heads))
@@ -192,12 +199,10 @@ def run_masking_experiment(
     return masker.run(prompt, layers=layers, tokens=tokens)
 
 
-def _what_broke(decoder: Decoder, batch: Batch) -> str:
-    """Name the first layer whose output is not finite; costs another pass."""
-    for readout in sweep(decoder, batch, layers=(), to_end=True):
-        if not readout.residual.isfinite().all():
-            return (
-                f"the activations that leave layer {readout.layer} are not finite (NaN or infinity); check the weights "
-                "of the checkpoint, and choose --dtype float32 if they were narrower"
-            )
-    return "a distance is not finite although the activations are; choose --dtype float64"
+def _what_broke(layer: int | None) -> str:
+    if layer is None:
+        return "a distance is not finite although the activations are; choose --dtype float64"
+    return (
+        f"the activations that leave layer {layer} are not finite (NaN or infinity); check the weights of the "
+        "checkpoint, and choose --dtype float32 if they were narrower"
+    )

@@ -82,15 +82,22 @@ def _best_time_s(product: Product, rows: Tensor, weight: Tensor) -> float:
 
 @contextmanager
 def exact_products(device: torch.device) -> Iterator[None]:
-    """Keep products in the dtype of their factors: no autocast, and no TF32 or bfloat16 inside float32."""
+    """Keep products in the dtype of their factors, and sums in float32: no autocast, no TF32 or bfloat16 inside
+    float32, and no partial sums rounded to bfloat16.
+    """
     backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cuda)
+    rounds_sums = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
     changed = [(b, b.matmul.fp32_precision) for b in backends if b.matmul.fp32_precision not in ("none", "ieee")]
     for backend, _ in changed:
         backend.matmul.fp32_precision = "ieee"
+    if rounds_sums:
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     try:
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
+        if rounds_sums:
+            torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = True
         for backend, precision in changed:
             inherited = getattr(backend, "fp32_precision", None) == precision
             backend.matmul.fp32_precision = "none" if inherited else precision

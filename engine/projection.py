@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.difference import Carried
 from engine.products import multiply, pack, packing_pays
+from engine.split import bfloat16_terms, product_of_terms
 
 
 @dataclass(slots=True)
@@ -19,15 +20,18 @@ class Projection:
     """Weights ``o c`` laid side by side along ``o``, with an optional bias over all of them.
 
     The product is computed in the weights' dtype and returned in the rows' dtype: a bfloat16 checkpoint is multiplied
-    in bfloat16, while everything between two products stays in float32.
+    in bfloat16, while everything between two products stays in float32. With ``split``, float32 rows are multiplied by
+    bfloat16 weights to float32's accuracy.
     """
 
     weights: tuple[Float[Tensor, "_ c"], ...]
     bias: Float[Tensor, " o"] | None = None
+    split: bool = False
     dtype: torch.dtype = field(init=False)
 
     def __post_init__(self) -> None:
         self.dtype = self.weights[0].dtype
+        assert not self.split or self.dtype == torch.bfloat16
 
     def __call__(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n o"]:
         product = self.product(rows)
@@ -50,8 +54,12 @@ class Projection:
         return self._product(rows)
 
     def _product(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n o"]:
-        narrow = rows if rows.dtype == self.dtype else rows.to(self.dtype)
-        parts = [multiply(narrow, weight) for weight in self.weights]
+        if self.split:
+            terms = bfloat16_terms(rows)
+            parts = [product_of_terms(terms, weight) for weight in self.weights]
+        else:
+            narrow = rows if rows.dtype == self.dtype else rows.to(self.dtype)
+            parts = [multiply(narrow, weight) for weight in self.weights]
         product = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return product if product.dtype == rows.dtype else product.to(rows.dtype)
 

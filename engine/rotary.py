@@ -31,6 +31,5 @@ class RotaryTables:
 
 def rotary_tables(cos: Float[Tensor, "r c"], sin: Float[Tensor, "r c"]) -> RotaryTables:
     """Tables from the model's own cosines and sines, one row per row of the batch."""
-    sign = rearrange(sin.new_tensor([-1.0, 1.0]), "half -> 1 half 1")
-    signed = rearrange(rearrange(sin, "r (half d) -> r half d", half=2) * sign, "r half d -> r 1 (half d)")
-    return RotaryTables(rearrange(cos, "r c -> r 1 c"), signed)
+    first, second = rearrange(sin, "r (half d) -> half r 1 d", half=2)
+    return RotaryTables(rearrange(cos, "r c -> r 1 c"), torch.cat((-first, second), dim=-1))

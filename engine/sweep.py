@@ -59,6 +59,8 @@ class Limits:
     """Cells of all patterns (row x head x key) up to which one prompt and its masked copies share one softmax."""
     masked_variants: int = 64
     """Single-token variants up to which each gets a mask and a softmax of its own; more share their sums."""
+    buffered_cells: int = 1 << 20
+    """Activations that become distances together: a small prompt needs one round, a long one stays in the caches."""
 
 
 def sweep(

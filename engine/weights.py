@@ -18,14 +18,20 @@ ROTARY_BUFFER = "rotary_emb.inv_freq"
 
 @dataclass(frozen=True)
 class Weights(Mapping[str, Tensor]):
-    """The tensors of a checkpoint, each read, cast and moved when it is asked for, and not kept."""
+    """The tensors of a checkpoint, each read, cast and moved when it is asked for, and not kept.
+
+    ``dtype`` is that of matrices, ``vector_dtype`` that of norms and biases.
+    """
 
     tensors: Mapping[str, StoredTensor]
     dtype: torch.dtype
+    vector_dtype: torch.dtype
     device: torch.device
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name].read().to(device=self.device, dtype=self.dtype)
+        stored = self.tensors[name]
+        dtype = self.dtype if len(stored.shape) > 1 else self.vector_dtype
+        return stored.read().to(device=self.device, dtype=dtype)
 
     def __contains__(self, name: object) -> bool:
         return name in self.tensors

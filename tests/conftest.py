@@ -8,8 +8,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 CHECKED = (
-    *("adoption", "angles", "attention", "batches", "decoder", "difference", "distances", "projection"),
-    *("rotary", "summary", "sweep", "table", "verification", "walkthrough"),
+    *("adoption", "angles", "attention", "batches", "causal", "decoder", "difference", "distances", "masks", "passes"),
+    *("projection", "rotary", "split", "summary", "sweep", "table", "verification", "walkthrough"),
 )
 install_import_hook([f"engine.{name}" for name in CHECKED], "beartype.beartype")
 

@@ -15,7 +15,7 @@ from benchmarks.agreement import check_engine
 from benchmarks.bars import BARS, judge
 from benchmarks.calls import all_passes, default_passes
 from benchmarks.copies import PeerRun
-from benchmarks.machine import Ceilings, describe_machine
+from benchmarks.machine import describe_machine
 from benchmarks.naive import run_naive
 from benchmarks.options import Options
 from benchmarks.peaks import peak_memory
@@ -193,24 +193,6 @@ def test_without_a_gpu_one_line_says_so(capsys, words):
     assert out == ""
     assert len(err.splitlines()) == 1
     assert "sees no CUDA GPU" in err
-
-
-@pytest.mark.parametrize("takes_batches", [False, True])
-def test_the_cuda_suite_with_the_processor_in_its_place(capsys, tmp_path, monkeypatch, takes_batches):
-    ceilings = {"bytes_per_second": 1e9, "flop_per_second": 1e12}
-    monkeypatch.setattr(cuda, "measure_ceilings", lambda *_, dtype, quick: Ceilings(dtype=dtype, **ceilings))
-    monkeypatch.setattr(cuda, "DEVICE", "cpu")
-    monkeypatch.setattr(cuda, "BATCH_METHOD", "no_such_method")
-    if takes_batches:
-        every = lambda self, prompts: map(self.run, prompts)  # noqa: E731
-        monkeypatch.setattr(cuda.AttentionMasker, "no_such_method", every, raising=False)
-    words = () if takes_batches else ("--dtype", "bfloat16")
-    code, summary, markdown = run(capsys, tmp_path, "--suite", "cuda", "--length", "7", *words)
-    assert code == 0
-    assert "tiny, 7 tokens, bfloat16: engine / plain forward" in summary["figures"]["cuda"]
-    assert "Relative errors: tiny, q and k norms x 2.7, 16 tokens, bfloat16, all cells" in markdown
-    assert ("Many prompts at once" in markdown) == takes_batches
-    assert ("at once: left out" in markdown) != takes_batches
 
 
 def test_a_suite_that_cannot_run_is_left_out_of_all_by_name(capsys, tmp_path, monkeypatch):

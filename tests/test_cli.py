@@ -217,11 +217,11 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
 
 
 def test_running_out_of_memory_says_what_helps(monkeypatch, capsys):
-    import engine.experiment
+    import engine.passes
 
     def exhausted(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(engine.experiment, "make_batch", exhausted)
+    monkeypatch.setattr(engine.passes, "make_batch", exhausted)
     assert run("--prompt", EIFFEL) == 2
     assert "ran out of memory" in capsys.readouterr().err

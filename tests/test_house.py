@@ -12,8 +12,8 @@ ORDER = [
     *("errors", "files", "table", "results"),
     *("cells", "sums", "quantiles", "analysis", "terminal", "report"),
     *("knockouts", "pieces", "prompts"),
-    *("difference", "products", "projection", "rotary", "batches", "masks", "causal", "attention"),
-    *("decoder", "sweep", "distances"),
+    *("difference", "products", "split", "projection", "rotary", "batches", "masks", "causal", "attention"),
+    *("decoder", "sweep", "distances", "passes", "capture", "replay"),
     *("families", "angles", "assembly", "adoption", "devices", "demo", "sources", "tensors", "weights", "checkpoints"),
     *("experiment", "summary", "walkthrough", "verification", "commands"),
 ]
@@ -72,7 +72,7 @@ def test_public_names_are_loaded_when_used():
 def test_kernels_name_their_axes():
     """Shapes are changed by einops patterns, not by positions of axes."""
     forbidden = {"view", "transpose", "permute", "swapaxes", "unsqueeze", "squeeze"}
-    for name in ("attention", "rotary", "difference", "products", "projection", "sweep", "decoder", "batches"):
+    for name in ("attention", "rotary", "difference", "products", "split", "projection", "sweep", "decoder", "batches"):
         tree = ast.parse((ENGINE / f"{name}.py").read_text())
         used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         assert not used & forbidden, f"{name} uses {used & forbidden}"

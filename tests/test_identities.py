@@ -105,6 +105,10 @@ def test_subsets_are_rows_of_the_full_table(case, masker):
     np.testing.assert_allclose(part.distances, full[[0, 2]][:, [1, 5]], rtol=1e-9, atol=1e-15)
 
 
+def measured(batch, readouts, **limits):
+    return measure_readouts(readouts, batch.query_origins.rows, limits=Limits(**limits))[0].numpy()
+
+
 @pytest.mark.parametrize(
     "limits",
     [
@@ -115,12 +119,11 @@ def test_subsets_are_rows_of_the_full_table(case, masker):
         Limits(joint_cells=0, masked_variants=0),
     ],
 )
-def test_a_chunked_run_gives_the_same_table(case, masker, limits, monkeypatch):
+def test_a_chunked_run_gives_the_same_table(case, masker, limits):
     ids = token_ids(case)
     full = masker.measure(ids).distances
     batch, readouts = readouts_of(masker, [ids], [single_tokens(len(ids), None)], limits=limits)
-    monkeypatch.setattr("engine.distances.BUFFERED_CELLS", 1)
-    cut, _ = measure_readouts(readouts, batch.query_origins.rows)
+    cut = measured(batch, readouts, buffered_cells=1)
     np.testing.assert_allclose(cut, full, rtol=1e-9, atol=1e-15)
 
 
@@ -131,7 +134,7 @@ def test_a_batch_of_unequal_prompts_equals_single_prompts(case, masker, extra, l
     prompts = [token_ids(case, seed=seed)[: case.length - seed] for seed in (0, 3, 1)]
     knockouts = [single_tokens(len(ids), tokens) for ids, tokens in zip(prompts, (None, [0, 2], None), strict=True)]
     batch, readouts = readouts_of(masker, prompts, knockouts, limits=limits)
-    together, _ = measure_readouts(readouts, batch.query_origins.rows)
+    together = measured(batch, readouts)
     alone = [masker.measure(prompts[0]), masker.measure(prompts[1], tokens=[0, 2]), masker.measure(prompts[2])]
     expected = np.concatenate([impact.distances for impact in alone], axis=1)
     defined = ~np.isnan(expected)
@@ -143,7 +146,7 @@ def test_a_span_of_one_token_equals_the_token_and_longer_spans_hide_all_of_their
     query = len(ids) - 1
     spans = [(3,), (4,), (3, 4)]
     batch, readouts = readouts_of(masker, [ids], [Knockouts(query, tuple(spans))])
-    both, _ = measure_readouts(readouts, batch.query_origins.rows)
+    both = measured(batch, readouts)
     single = masker.measure(ids, tokens=[3, 4]).distances
     np.testing.assert_allclose(both[:, :2], single, rtol=1e-9, atol=1e-15)
     visible = max(0, len(ids) - (masker.decoder.layers[0].attention.window or len(ids)))

@@ -1,0 +1,63 @@
+"""One pass over a prompt: from its token ids to the distances of its table, in one tensor on the device.
+
+Between two prompts of the same shape nothing differs but the token ids.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from engine.batches import Batch, make_batch
+from engine.decoder import Decoder
+from engine.distances import measure_readouts
+from engine.knockouts import Knockouts
+from engine.sweep import Limits, Readout, sweep
+
+GPU_LIMITS = Limits(rows=1 << 12, pattern_cells=1 << 24, joint_cells=1 << 22, buffered_cells=1 << 26)
+"""A GPU wants many rows at once: it has no caches to keep them in, and idles in small products."""
+
+Shape = tuple[int, Knockouts, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The layers of a decoder to be measured, and the knockouts of a prompt."""
+
+    decoder: Decoder
+    num_tokens: int
+    knockouts: Knockouts
+    layers: tuple[int, ...]
+
+    @property
+    def shape(self) -> Shape:
+        """What two prompts must have in common to be the same pass."""
+        return self.num_tokens, self.knockouts, self.layers
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that a layer computes: the prompt's and one per variant."""
+        return self.num_tokens + len(self.knockouts.masked)
+
+    def batch(self, token_ids: Sequence[int]) -> Batch:
+        """The prompt on the device."""
+        return make_batch([token_ids], [self.knockouts], self.decoder.device)
+
+    @property
+    def limits(self) -> Limits:
+        """What the device likes to hold at once."""
+        return GPU_LIMITS if self.decoder.device.type == "cuda" else Limits()
+
+    def readouts(self, batch: Batch, *, to_end: bool = False) -> Iterator[Readout]:
+        """What the layers show, one at a time; see ``sweep``."""
+        return sweep(self.decoder, batch, layers=self.layers, to_end=to_end, limits=self.limits)
+
+    def distances(self, batch: Batch) -> Float[Tensor, "l m site 2"]:
+        """All distances, still on the device."""
+        return measure_readouts(self.readouts(batch), batch.query_origins.rows, limits=self.limits)[0]
+
+    def first_broken_layer(self, token_ids: Sequence[int]) -> int | None:
+        """The first layer whose output is not finite, if there is one. Waits for the device at every layer."""
+        readouts = sweep(self.decoder, self.batch(token_ids), layers=(), to_end=True, limits=self.limits)
+        return next((readout.layer for readout in readouts if not readout.residual.isfinite().all()), None)
