@@ -9,10 +9,12 @@ from transformers import PreTrainedModel
 
 from benchmarks.measure import Call
 from benchmarks.naive import run_naive
-from benchmarks.workloads import Workload, is_small
+from benchmarks.workloads import Workload, is_small, layer_weights
 from engine import AttentionMasker
 
 ENGINE, FIRST, NAIVE, FORWARD = "engine", "engine, first call", "naive", "plain forward"
+READING = "reading the weights"
+"""Every weight matrix of the layers summed, and nothing else: no way of using them all can be faster."""
 EAGER, SPLIT, SPLIT_EAGER = "engine, not replayed", "engine, split", "engine, split, not replayed"
 """What a GPU adds: the engine asked by Python each time, and on bfloat16 weights with float32 answers."""
 WARMUPS = 3
@@ -35,7 +37,7 @@ class Calls:
 
 
 def table_calls(workload: Workload, *, naive_passes: int) -> Calls:
-    """The four calls that give, or stand beside, the impact table of every token of the prompt."""
+    """The calls that give, or stand beside, the impact table of every token of the prompt."""
     model, token_ids = workload.model, workload.token_ids
     masker = AttentionMasker(model)
     calls: dict[str, Call] = {
@@ -43,13 +45,14 @@ def table_calls(workload: Workload, *, naive_passes: int) -> Calls:
         ENGINE: lambda: masker.run(token_ids),
         FIRST: lambda: AttentionMasker(model).run(token_ids),
         FORWARD: plain_forward(workload),
+        READING: lambda: [weight.sum() for weight in layer_weights(model)],
     }
     warmups = {NAIVE: naive_call(workload, num_passes=2), ENGINE: repeated(calls[ENGINE])}
     return Calls(calls=calls, warmups=warmups, masker=masker)
 
 
 def gpu_calls(workload: Workload, *, naive_passes: int) -> Calls:
-    """The four calls, and beside them the engine without replay and, for float32, with split products."""
+    """The same calls, and beside them the engine without replay and, for float32, with split products."""
     timed = table_calls(workload, naive_passes=naive_passes)
     steady = {ENGINE: timed.masker}
     if workload.dtype == "float32":

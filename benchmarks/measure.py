@@ -16,6 +16,9 @@ import torch
 Call = Callable[[], object]
 TIMING_HEADER = ("median ms", "min ms", "max ms", "spread")
 
+SHORT_S, MOST_IN_A_ROUND = 0.3, 5
+"""A call shorter than this runs several times a round, so that one disturbance of the machine is not its median."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -59,7 +62,7 @@ def time_interleaved(
     warmups: Mapping[str, Call] | None = None,
     label: str = "",
 ) -> dict[str, Timing]:
-    """Each call once unmeasured, then ``repeats`` rounds of all calls in turn.
+    """Each call once unmeasured, then ``repeats`` rounds of all calls in turn; a short call several times a round.
 
     ``warmups`` replaces the unmeasured run of the calls it names. Garbage is collected between calls, outside the
     measured time. ``label`` names the lot on stderr.
@@ -72,9 +75,18 @@ def time_interleaved(
         for turn in range(repeats):
             for name, call in calls.items():
                 _note(f"{label} round {turn + 1} of {repeats}: {name}")
-                gc.collect()
-                seconds[name].append(time_once(call, device=device))
+                seconds[name] += _one_turn(call, device=device)
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def _one_turn(call: Call, *, device: str) -> list[float]:
+    """Seconds of a call, and of more of it if it is short."""
+    gc.collect()
+    seconds = [time_once(call, device=device)]
+    for _ in range(min(MOST_IN_A_ROUND - 1, int(SHORT_S / max(seconds[0], 1e-9)))):
+        gc.collect()
+        seconds.append(time_once(call, device=device))
+    return seconds
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The four calls timed in turn on one prompt, what their times are in proportion, and the answers checked.
+"""The calls timed in turn on one prompt, what their times are in proportion, and the answers checked.
 
 Shared by the suites that time the engine, on any device.
 """
@@ -12,6 +12,7 @@ from benchmarks.calls import (
     FIRST,
     FORWARD,
     NAIVE,
+    READING,
     SPLIT,
     WARMUPS,
     Calls,
@@ -36,8 +37,8 @@ CONDITIONS = (
     "a second copy of the weights, laid out for the processor, beside those of the model it was given",
     f"{FIRST}: on a new AttentionMasker each time, adoption of the loaded model included; loading is not",
     f"{FORWARD}: Hugging Face, SDPA, base model without vocabulary head, no cache, inference mode",
-    "share of read bandwidth: bytes of the layers' weights, read once, over time and measured bandwidth; share of the "
-    "matrix rate: FLOP of all rows over time and measured rate. Caches can lift the first above 1 where weights fit",
+    f"share of read bandwidth: time of {READING} (the layers' matrices, each summed once) in the same rounds, over the "
+    "call's time; share of the matrix rate: FLOP of all rows over time and measured rate",
 )
 
 
@@ -65,7 +66,7 @@ class Measured:
             ratios[f"{SPLIT} / {FORWARD}"] = seconds[SPLIT] / seconds[FORWARD]
             ratios[f"{NAIVE} / {SPLIT}"] = seconds[NAIVE] / seconds[SPLIT]
         for name, cost in _costs(self.workload).items():
-            ratios[f"{name}: share of read bandwidth"] = cost.reading_seconds(self.ceilings) / seconds[name]
+            ratios[f"{name}: share of read bandwidth"] = seconds[READING] / seconds[name]
             ratios[f"{name}: share of the matrix rate"] = cost.computing_seconds(self.ceilings) / seconds[name]
         return ratios
 
@@ -116,7 +117,7 @@ def _replay_checks(workload: Workload, timed: Calls) -> dict[str, bool]:
 
 
 def measure_times(workload: Workload, options: Options, ceilings: Ceilings) -> Measured:
-    """Time the four calls in turn, then check what the timed engine returns."""
+    """Time the calls in turn, then check what the timed engine returns."""
     num_passes = min(options.naive_passes or default_passes(workload), all_passes(workload))
     timed = table_calls(workload, naive_passes=num_passes)
     return _measure(workload, options, ceilings, timed, num_passes=num_passes)

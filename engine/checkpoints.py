@@ -115,6 +115,8 @@ def build_decoder(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.devi
     decoder = assemble(family, config, weights, constants=constants, rope=rope, name=checkpoint.source)
     if split:
         decoder.split_products()
+    if device.type != "cpu":  # a CPU joins them when it packs them, and only if the decoder is used again
+        decoder.join()
     return decoder
 
 

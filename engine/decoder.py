@@ -137,6 +137,11 @@ class Decoder:
         for projection in self.projections():
             projection.pack(scratch)
 
+    def join(self) -> None:
+        """Make one matrix of those that read the same input. Only for weights that nobody else holds."""
+        for projection in self.projections():
+            projection.join()
+
     def split_products(self) -> None:
         """From now on multiply float32 rows by the bfloat16 weights to float32's accuracy; see ``split.splits``.
 

@@ -63,6 +63,11 @@ class Projection:
         product = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return product if product.dtype == rows.dtype else product.to(rows.dtype)
 
+    def join(self) -> None:
+        """Replace the weights by one matrix, so that one product does for all of them."""
+        if len(self.weights) > 1:
+            self.weights = (torch.cat(self.weights),)
+
     def pack(self, scratch: dict[torch.Size, Tensor]) -> None:
         """Replace the weights by one matrix in the kernel's own order, where that is faster.
 

@@ -14,7 +14,7 @@ from benchmarks.__main__ import main
 from benchmarks.compare import Tolerance, agreement, quantiles, relative_errors
 from benchmarks.cost import forward_cost, table_cost
 from benchmarks.machine import Ceilings, describe_machine
-from benchmarks.measure import Timing, time_interleaved
+from benchmarks.measure import MOST_IN_A_ROUND, Timing, time_interleaved
 from benchmarks.report import COLUMNS, Table, _grid
 from benchmarks.workloads import SHAPES, load_workload, random_model, random_prompt
 
@@ -40,7 +40,7 @@ def test_speed_writes_its_reports_and_checks_the_engine(capsys, tmp_path):
     assert "tiny, 7 tokens: naive / engine" in summary["figures"]["speed"]
     assert tuple(rows[0]) == COLUMNS
     times = {(row["x"], row["provider"]): float(row["median"]) for row in rows if row["metric"] == "time"}
-    providers = ["naive", "engine", "engine, first call", "plain forward"]
+    providers = ["naive", "engine", "engine, first call", "plain forward", "reading the weights"]
     assert list(times) == [(x, provider) for x in ("7", "16") for provider in providers]
     assert min(times.values()) > 0
     assert "takes 3 x (7 + 1) = 24 forwards; 6 timed and extrapolated by 4" in markdown
@@ -72,12 +72,14 @@ def test_a_check_that_fails_is_reported_and_makes_the_exit_code_1(capsys, tmp_pa
     assert "- FAILS: tiny" in markdown
 
 
-def test_calls_are_timed_in_turn_after_one_warm_up(capsys):
+@pytest.mark.parametrize(("short", "each"), [(0.0, 1), (60.0, MOST_IN_A_ROUND)])
+def test_calls_are_timed_in_turn_after_one_warm_up(capsys, monkeypatch, short, each):
+    monkeypatch.setattr("benchmarks.measure.SHORT_S", short)
     calls: list[str] = []
     pair = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
     timings = time_interleaved(pair, repeats=3, warmups={"b": lambda: calls.append("w")})
-    assert "".join(calls) == "aw" + "ab" * 3
-    assert len(timings["a"].seconds) == 3
+    assert "".join(calls) == "aw" + ("a" * each + "b" * each) * 3
+    assert len(timings["a"].seconds) == 3 * each
     assert capsys.readouterr().out == ""
 
 

@@ -32,6 +32,16 @@ def test_packed_and_plain_products_are_equal(rows, joined, onednn):
     torch.testing.assert_close(projection(x), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_joined_weights_give_the_same_products():
+    random = torch.Generator().manual_seed(0)
+    projection = Projection((torch.randn(4, 6, generator=random), torch.randn(5, 6, generator=random)))
+    x = torch.randn(3, 6, generator=random)
+    expected = projection(x)
+    projection.join()
+    assert [weight.shape for weight in projection.weights] == [(9, 6)]
+    torch.testing.assert_close(projection(x), expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_only_float32_is_packed(dtype, onednn):
     weights = (torch.randn(4, 6).to(dtype), torch.randn(5, 6).to(dtype))
