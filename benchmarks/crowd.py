@@ -13,14 +13,11 @@ from benchmarks.options import Options
 from benchmarks.report import Row, Table
 from benchmarks.workloads import Workload, random_prompt
 from engine import AttentionMasker
-from engine.batches import make_batch
 from engine.decoder import Decoder
-from engine.distances import measure_readouts
 from engine.knockouts import single_tokens
-from engine.passes import GPU_LIMITS
+from engine.passes import Pass
 from engine.products import exact_products
 from engine.split import TERMS
-from engine.sweep import sweep
 
 PROMPTS, LENGTH = 256, 64
 QUICK_PROMPTS, QUICK_LENGTH = 4, 8
@@ -63,25 +60,24 @@ def measure_crowd(workload: Workload, options: Options, *, own: Ceilings, narrow
     prompt = workload.of_length(length)
     prompts = [random_prompt(length, vocab_size=prompt.model.config.vocab_size, seed=seed) for seed in range(count)]
     flop = count * table_cost(prompt.model, length=length, num_tokens=length).flop
-    calls: dict[str, Call] = {ENGINE: _batch_call(AttentionMasker(prompt.model).decoder, prompts)}
+    calls: dict[str, Call] = {ENGINE: batch_call(AttentionMasker(prompt.model).decoder, prompts)}
     least = {ENGINE: flop / own.flop_per_second}
     if prompt.dtype == "float32":
-        calls[SPLIT] = _batch_call(split_masker(prompt.model).decoder, prompts)
+        calls[SPLIT] = batch_call(split_masker(prompt.model).decoder, prompts)
         least[SPLIT] = TERMS * flop / narrow.flop_per_second
     calls[FORWARD] = plain_forward(prompt, batch=count)
     timings = time_interleaved(calls, repeats=options.repeats, device=options.device, label=f"{count} prompts")
     return Crowd(workload=prompt, num_prompts=count, timings=timings, least_seconds=least)
 
 
-def _batch_call(decoder: Decoder, prompts: list[list[int]]) -> Call:
+def batch_call(decoder: Decoder, prompts: list[list[int]]) -> Call:
     """All distances of all prompts in one pass, taken to the host; tables are not made of them."""
-    knockouts = [single_tokens(len(prompt), None) for prompt in prompts]
+    knockouts = tuple(single_tokens(len(prompt), None) for prompt in prompts)
+    one = Pass(decoder, tuple(map(len, prompts)), knockouts, tuple(range(len(decoder.layers))))
 
     def call() -> object:
         with torch.inference_mode(), exact_products(decoder.device):
-            batch = make_batch(prompts, knockouts, decoder.device)
-            readouts = sweep(decoder, batch, layers=range(len(decoder.layers)), limits=GPU_LIMITS)
-            return measure_readouts(readouts, batch.query_origins.rows, limits=GPU_LIMITS)[0].cpu()
+            return one.distances(one.batch(prompts)).cpu()
 
     return call
 

@@ -1,4 +1,4 @@
-"""How the engine's time grows: with tokens, with layers, and with the number of masked tokens.
+"""How the engine's time grows: with tokens, with layers, with the number of masked tokens, and with prompts.
 
 One thing grows at a time, on one loaded model in its steady state. The exponent is the slope of a least-squares line
 through log(time) over log(size): 1 means that twice the size takes twice the time.
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.calls import WARMUPS, repeated
+from benchmarks.crowd import batch_call
 from benchmarks.drawing import draw
 from benchmarks.machine import describe_machine
 from benchmarks.measure import Call, Timing, time_interleaved
@@ -18,9 +19,10 @@ from benchmarks.report import Report, Row, Table
 from benchmarks.workloads import Workload, load_workload
 from engine import AttentionMasker
 
-TOKENS, LAYERS, MASKED = "tokens", "layers", "masked tokens"
+TOKENS, LAYERS, MASKED, PROMPTS = "tokens", "layers", "masked tokens", "prompts"
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)
 LAYERS_LENGTH, MASKED_LENGTH = 64, 256
+MOST_PROMPTS, PROMPTS_LENGTH = 64, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +88,13 @@ def run_scaling(options: Options, *, command: str) -> Report:
 
 
 def _grow(name: str, options: Options) -> list[Growth]:
-    """The three growths on one model; a quick run's prompts have 16 tokens at most."""
+    """The growths on one model; a quick run's prompts have 16 tokens at most."""
     lengths = options.lengths_or(*LENGTHS)
     workload = load_workload(name, length=lengths[-1], device=options.device, dtype=options.dtype)
     masker = AttentionMasker(workload.model)
     repeated(_call(masker, workload.of_length(lengths[0])))()
-    short, middle = (workload.of_length(min(n, lengths[-1])) for n in (LAYERS_LENGTH, MASKED_LENGTH))
+    fixed_lengths = (LAYERS_LENGTH, MASKED_LENGTH, PROMPTS_LENGTH)
+    short, middle, tiny = (workload.of_length(min(n, lengths[-1])) for n in fixed_lengths)
     calls: dict[tuple[str, str], dict[int, Call]] = {
         (TOKENS, "all layers, all tokens masked"): {n: _call(masker, workload.of_length(n)) for n in lengths},
         (LAYERS, f"{len(short.token_ids)} tokens, all masked"): {
@@ -99,6 +102,9 @@ def _grow(name: str, options: Options) -> list[Growth]:
         },
         (MASKED, f"{len(middle.token_ids)} tokens, all layers"): {
             n: _call(masker, middle, tokens=range(n)) for n in _halvings(len(middle.token_ids))
+        },
+        (PROMPTS, f"{len(tiny.token_ids)} tokens each, all masked, in one batch"): {
+            n: batch_call(masker.decoder, [tiny.token_ids] * n) for n in _halvings(4 if options.quick else MOST_PROMPTS)
         },
     }
     return [

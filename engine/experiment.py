@@ -119,17 +119,17 @@ class AttentionMasker:
         knockouts = single_tokens(len(read), tokens)
         undefined = self._undefined(knockouts, chosen)
         self._settle()
-        one = Pass(self.decoder, len(read), knockouts, chosen)
+        one, prompts = Pass(self.decoder, (len(read),), (knockouts,), chosen), [read.token_ids]
         replayable = watch is iter and not next_tokens and not undefined.any()
         with torch.inference_mode(), exact_products(self.decoder.device), memory_errors(self.decoder.device):
-            cells = self.replay.distances(one, read.token_ids) if replayable else None
+            cells = self.replay.distances(one, prompts) if replayable else None
             if cells is None:
-                batch = one.batch(read.token_ids)
+                batch = one.batch(prompts)
                 readouts = watch(one.readouts(batch, to_end=next_tokens > 0))
                 measured, residual = measure_readouts(readouts, batch.query_origins.rows, limits=one.limits)
                 cells = measured.cpu().numpy()
             if np.isinf(cells).any() or np.isnan(cells[..., 0]).any():
-                raise NumbersError(_what_broke(one.first_broken_layer(read.token_ids)))
+                raise NumbersError(_what_broke(one.first_broken_layer(prompts)))
             likeliest = self._likeliest(residual, next_tokens) if next_tokens else ()
         cells[undefined] = np.nan
         variants = tuple(variant_names(self.decoder.heads.num_heads))

@@ -1,6 +1,6 @@
-"""One pass over a prompt: from its token ids to the distances of its table, in one tensor on the device.
+"""One pass over one or several prompts: from their token ids to all distances, in one tensor on the device.
 
-Between two prompts of the same shape nothing differs but the token ids.
+Between two passes of the same shape nothing differs but the token ids.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,31 +18,32 @@ from engine.sweep import Limits, Readout, sweep
 GPU_LIMITS = Limits(rows=1 << 12, pattern_cells=1 << 24, joint_cells=1 << 22, buffered_cells=1 << 26)
 """A GPU wants many rows at once: it has no caches to keep them in, and idles in small products."""
 
-Shape = tuple[int, Knockouts, tuple[int, ...]]
+Prompts = Sequence[Sequence[int]]
+Shape = tuple[tuple[int, ...], tuple[Knockouts, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Pass:
-    """The layers of a decoder to be measured, and the knockouts of a prompt."""
+    """The layers of a decoder to be measured, and the length and the knockouts of every prompt."""
 
     decoder: Decoder
-    num_tokens: int
-    knockouts: Knockouts
+    lengths: tuple[int, ...]
+    knockouts: tuple[Knockouts, ...]
     layers: tuple[int, ...]
 
     @property
     def shape(self) -> Shape:
-        """What two prompts must have in common to be the same pass."""
-        return self.num_tokens, self.knockouts, self.layers
+        """What prompts must have in common with others to be the same pass."""
+        return self.lengths, self.knockouts, self.layers
 
     @property
     def num_rows(self) -> int:
-        """Rows that a layer computes: the prompt's and one per variant."""
-        return self.num_tokens + len(self.knockouts.masked)
+        """Rows that a layer computes: one per token and one per variant."""
+        return sum(self.lengths) + sum(len(knockouts.masked) for knockouts in self.knockouts)
 
-    def batch(self, token_ids: Sequence[int]) -> Batch:
-        """The prompt on the device."""
-        return make_batch([token_ids], [self.knockouts], self.decoder.device)
+    def batch(self, prompts: Prompts) -> Batch:
+        """The prompts (token ids) on the device."""
+        return make_batch(prompts, self.knockouts, self.decoder.device)
 
     @property
     def limits(self) -> Limits:
@@ -57,7 +58,7 @@ class Pass:
         """All distances, still on the device."""
         return measure_readouts(self.readouts(batch), batch.query_origins.rows, limits=self.limits)[0]
 
-    def first_broken_layer(self, token_ids: Sequence[int]) -> int | None:
+    def first_broken_layer(self, prompts: Prompts) -> int | None:
         """The first layer whose output is not finite, if there is one. Waits for the device at every layer."""
-        readouts = sweep(self.decoder, self.batch(token_ids), layers=(), to_end=True, limits=self.limits)
+        readouts = sweep(self.decoder, self.batch(prompts), layers=(), to_end=True, limits=self.limits)
         return next((readout.layer for readout in readouts if not readout.residual.isfinite().all()), None)

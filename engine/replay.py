@@ -6,8 +6,8 @@ where there is none, for whatever reason, passes run as always.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engine.capture import CudaRecorder, NotRecordableError, Recorder, Recording
 from engine.decoder import Decoder
-from engine.passes import Pass, Shape
+from engine.passes import Pass, Prompts, Shape
 
 REPEATS = 3
 """The time that a shape comes at which it is recorded."""
@@ -38,9 +38,9 @@ class _Recorded:
     recording: Recording
     token_ids: Tensor
 
-    def __call__(self, token_ids: Sequence[int]) -> Float[np.ndarray, "l m site 2"]:
-        """The distances of another prompt of the same shape."""
-        self.token_ids.copy_(torch.tensor(token_ids))
+    def __call__(self, prompts: Prompts) -> Float[np.ndarray, "l m site 2"]:
+        """The distances of other prompts of the same shape."""
+        self.token_ids.copy_(torch.tensor(list(chain.from_iterable(prompts))))
         return self.recording().cpu().numpy()
 
 
@@ -61,7 +61,7 @@ class Replay:
         """Why a shape is not replayed; it is not tried again."""
         self.num_replayed = 0
 
-    def distances(self, one: Pass, token_ids: Sequence[int]) -> Float[np.ndarray, "l m site 2"] | None:
+    def distances(self, one: Pass, prompts: Prompts) -> Float[np.ndarray, "l m site 2"] | None:
         """The distances of a pass, as ``Pass.distances`` gives them, if it is recorded; None if it has to be run.
 
         The shape of a pass that comes the third time is recorded on the way, for the next. Call it in inference mode.
@@ -73,9 +73,9 @@ class Replay:
         if one.shape in self._kept:
             self._kept.move_to_end(one.shape)
             self.num_replayed += 1
-            return self._kept[one.shape](token_ids)
+            return self._kept[one.shape](prompts)
         if self._is_due(one.shape):
-            self._record(one, token_ids, self._recorder)
+            self._record(one, prompts, self._recorder)
         return None
 
     def _turn_to(self, decoder: Decoder) -> None:
@@ -97,10 +97,10 @@ class Replay:
         self._runs[shape] += 1
         return self._runs[shape] >= REPEATS and shape not in self.refused
 
-    def _record(self, one: Pass, token_ids: Sequence[int], recorder: Recorder) -> None:
+    def _record(self, one: Pass, prompts: Prompts, recorder: Recorder) -> None:
         """Record the pass and keep it, or the reason why not: no failure here is worth more than a slower pass."""
         try:
-            recorded = _recorded(one, token_ids, recorder)
+            recorded = _recorded(one, prompts, recorder)
         except Exception as error:
             self.refused[one.shape] = f"{type(error).__name__}: {error}"
             return
@@ -118,12 +118,12 @@ class Replay:
             self.refused[shape] = f"its recording takes {num_bytes} bytes"
 
 
-def _recorded(one: Pass, token_ids: Sequence[int], recorder: Recorder) -> _Recorded:
-    """Record the pass on other token ids than the prompt's, and see whether it gives the prompt's numbers."""
-    batch = one.batch(token_ids)
+def _recorded(one: Pass, prompts: Prompts, recorder: Recorder) -> _Recorded:
+    """Record the pass on other token ids than the prompts', and see whether it gives the prompts' numbers."""
+    batch = one.batch(prompts)
     expected = one.distances(batch).cpu().numpy()
     batch.token_ids.zero_()
     recorded = _Recorded(recorder.record(lambda: one.distances(batch)), batch.token_ids)
-    if not np.allclose(recorded(token_ids), expected, rtol=SAME_RTOL, atol=SAME_ATOL, equal_nan=True):
+    if not np.allclose(recorded(prompts), expected, rtol=SAME_RTOL, atol=SAME_ATOL, equal_nan=True):
         raise NotRecordableError("the recording gives other numbers than the pass")
     return recorded

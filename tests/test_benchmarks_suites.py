@@ -114,6 +114,7 @@ def test_scaling_report(capsys, tmp_path):
         "tiny: exponent in tokens",
         "tiny: exponent in layers",
         "tiny: exponent in masked tokens",
+        "tiny: exponent in prompts",
     }
 
 

@@ -51,9 +51,9 @@ def test_what_is_read_is_held_and_what_is_made_is_not():
 @pytest.mark.parametrize("case", [c for c in CASES if c.name != "mistral-window-1"], ids=lambda case: case.name)
 def test_a_warm_pass_asks_nothing_of_the_host(case, monkeypatch):
     decoder = AttentionMasker(build(case)).decoder
-    one = Pass(decoder, case.length, single_tokens(case.length, None), tuple(range(len(decoder.layers))))
+    one = Pass(decoder, (case.length,), (single_tokens(case.length, None),), tuple(range(len(decoder.layers))))
     with torch.inference_mode():
-        batch = one.batch(token_ids(case))
+        batch = one.batch([token_ids(case)])
         one.distances(batch)
         for name in ("from_numpy", "tensor", "as_tensor"):
             monkeypatch.setattr(torch, name, refuse)
@@ -93,8 +93,8 @@ def test_off_the_cpu_nothing_crosses_devices(name, monkeypatch):
         tables = onto_meta(real.rope(case.length))
         decoder = dataclasses.replace(onto_meta(real), rope=lambda _: tables)
         decoder.split_products()
-        one = Pass(decoder, case.length, single_tokens(case.length, None), tuple(range(len(decoder.layers))))
-        batch = one.batch(token_ids(case))
+        one = Pass(decoder, (case.length,), (single_tokens(case.length, None),), tuple(range(len(decoder.layers))))
+        batch = one.batch([token_ids(case)])
         one.distances(batch)
         with Borrowing() as borrowed:
             numbers = one.distances(batch)

@@ -112,7 +112,7 @@ def test_the_least_recently_used_recording_goes_first(monkeypatch):
     settle(masker, 6)
     masker.measure(prompt(5, 7))
     settle(masker, 7)
-    assert [shape[0] for shape in masker.replay._kept] == [5, 7]
+    assert [shape[0][0] for shape in masker.replay._kept] == [5, 7]
     assert masker.replay.num_replayed == 1
 
 
@@ -126,7 +126,7 @@ def test_recordings_that_outgrow_their_memory_all_go(monkeypatch):
     assert not masker.replay._kept
     settle(masker, 7)
     masker.measure(prompt(7, 0))
-    assert [shape[0] for shape in masker.replay._kept] == [7]
+    assert [shape[0][0] for shape in masker.replay._kept] == [7]
     assert masker.replay.num_replayed == 1
 
 
