@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.angles import Rope
+from engine.angles import RESCALING_ROPES, Rope
 from engine.decoder import Attention, Decoder, GatedMLP, Heads, Layer
 from engine.difference import SILU, Activation, RMSNorm, wide_difference
 from engine.errors import ModelError
@@ -69,6 +69,7 @@ def assemble(
         max_positions=_max_positions(config),
         dtype=dtype,
         device=embedding.device,
+        rope_by_length=config.rope_parameters.get("rope_type") in RESCALING_ROPES,
     )
 
 

@@ -108,6 +108,8 @@ class Decoder:
     max_positions: int
     dtype: torch.dtype
     device: torch.device
+    rope_by_length: bool = False
+    """Whether the rotary tables of a position depend on the length of the prompt."""
 
     @property
     def vocab_size(self) -> int:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import psutil
 import torch
 
-from engine.errors import DeviceError
+from engine.errors import DeviceError, OutOfMemoryError
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 """How torch's allocators put it where they raise a plain RuntimeError."""
@@ -60,15 +60,23 @@ def free_host_bytes() -> int:
     return psutil.virtual_memory().available
 
 
+def free_bytes(device: torch.device) -> int:
+    """Memory of the device that can be had now."""
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved
+    return free_host_bytes()
+
+
 @contextmanager
 def memory_errors(device: torch.device) -> Iterator[None]:
-    """Turn running out of the device's memory into a ``DeviceError`` that says what helps."""
+    """Turn running out of the device's memory into an ``OutOfMemoryError`` that says what helps."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if type(error) is RuntimeError and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
-        raise DeviceError(
+        raise OutOfMemoryError(
             f"{device} ran out of memory; shorten the prompt, choose fewer tokens with --tokens, "
             "a smaller --dtype, or another --device"
         ) from error

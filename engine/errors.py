@@ -25,6 +25,10 @@ class DeviceError(ImpactError):
     """The device or dtype does not exist here, or its memory is too small."""
 
 
+class OutOfMemoryError(DeviceError):
+    """The device's memory is too small for what was asked at once."""
+
+
 class NumbersError(ImpactError):
     """The model produced NaN or infinite activations, so no distance can be measured."""
 

@@ -1,56 +1,29 @@
 """The experiment, from a prompt to its impact table: the one place where all parts meet."""
 
 import gc
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import nn
 
 from engine.adoption import Edition, adopt
 from engine.checkpoints import load_decoder
 from engine.decoder import Decoder
-from engine.devices import free_host_bytes, keep_freed_memory, memory_errors
-from engine.distances import measure_readouts
-from engine.errors import ModelError, NumbersError, PromptError
-from engine.knockouts import Knockouts, select, single_tokens
-from engine.passes import Pass
-from engine.pieces import readable_pieces
-from engine.products import exact_products
-from engine.prompts import Prompt, read_prompt
+from engine.devices import free_host_bytes, keep_freed_memory
+from engine.errors import ImpactError, ModelError
+from engine.impact import Impact
+from engine.knockouts import select
+from engine.many import measured_in_order
+from engine.measuring import Measuring
+from engine.prompts import Prompt
 from engine.replay import Replay
+from engine.schedule import Schedule
 from engine.sweep import Readout
-from engine.table import build_table, variant_names
 
 CACHED_BYTES = 1 << 26
 """Weights up to this size stay in a processor's caches, where their order hardly matters."""
-
-
-@dataclass(frozen=True)
-class Impact:
-    """The measured impact of one prompt's tokens; ``distances`` are (L2, cosine), NaN where undefined."""
-
-    prompt: Prompt
-    layers: tuple[int, ...]
-    tokens: tuple[int, ...]
-    variants: tuple[str, ...]
-    distances: Float[np.ndarray, "l v site 2"]
-    next_tokens: tuple[tuple[str, float], ...] = ()
-    """The baseline's most probable next tokens with their probabilities, when they were asked for."""
-
-    def table(self) -> pl.DataFrame:
-        """The long table: one row per layer, masked token and variant."""
-        return build_table(
-            self.distances,
-            layers=self.layers,
-            positions=self.tokens,
-            pieces=[self.prompt.pieces[position] for position in self.tokens],
-            variants=self.variants,
-        )
 
 
 class AttentionMasker:
@@ -66,13 +39,30 @@ class AttentionMasker:
         if tokenizer is not None and not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise ModelError(f"a {type(tokenizer).__name__} is no tokenizer; hand in a transformers one, or None")
         self._held = None if isinstance(model, Decoder) else model
-        self.decoder = model if isinstance(model, Decoder) else adopt(model)
         self._edition = None if self._held is None else Edition(self._held)
-        self.tokenizer = tokenizer
-        self._runs = 0
-        self.replay = Replay()
+        self._measuring = Measuring(model if isinstance(model, Decoder) else adopt(model), tokenizer)
+        self._runs, self._settled = 0, False
         if self.decoder.device.type == "cpu":
             keep_freed_memory()
+
+    @property
+    def decoder(self) -> Decoder:
+        """The engine's view on the model."""
+        return self._measuring.decoder
+
+    @property
+    def tokenizer(self) -> Any:
+        """What reads text; None if the model came without."""
+        return self._measuring.tokenizer
+
+    @property
+    def replay(self) -> Replay:
+        """The recorded passes on CUDA."""
+        return self._measuring.replay
+
+    def read(self, prompt: str | Sequence[int]) -> Prompt:
+        """Tokenize and check a prompt. Raises ``PromptError``."""
+        return self._measuring.read(prompt)
 
     @classmethod
     def from_pretrained(
@@ -114,72 +104,69 @@ class AttentionMasker:
         ``watch`` wraps the layers as they pass, for a progress bar.
         """
         self._take_edits()
-        read = self.read(prompt)
         chosen = select(layers, len(self.decoder.layers), what="layer")
-        knockouts = single_tokens(len(read), tokens)
-        undefined = self._undefined(knockouts, chosen)
+        job = self._measuring.job(prompt, chosen, tokens)
         self._settle()
-        one, prompts = Pass(self.decoder, (len(read),), (knockouts,), chosen), [read.token_ids]
-        replayable = watch is iter and not next_tokens and not undefined.any()
-        with torch.inference_mode(), exact_products(self.decoder.device), memory_errors(self.decoder.device):
-            cells = self.replay.distances(one, prompts) if replayable else None
-            if cells is None:
-                batch = one.batch(prompts)
-                readouts = watch(one.readouts(batch, to_end=next_tokens > 0))
-                measured, residual = measure_readouts(readouts, batch.query_origins.rows, limits=one.limits)
-                cells = measured.cpu().numpy()
-            if np.isinf(cells).any() or np.isnan(cells[..., 0]).any():
-                raise NumbersError(_what_broke(one.first_broken_layer(prompts)))
-            likeliest = self._likeliest(residual, next_tokens) if next_tokens else ()
-        cells[undefined] = np.nan
-        variants = tuple(variant_names(self.decoder.heads.num_heads))
-        return Impact(read, chosen, tuple(p for (p,) in knockouts.masked), variants, cells, likeliest)
+        (impact,) = self._measuring.measure([job], chosen, next_tokens=next_tokens, watch=watch)
+        return impact
 
-    def read(self, prompt: str | Sequence[int]) -> Prompt:
-        """Tokenize and check a prompt. Raises ``PromptError``."""
-        limits = {"vocab_size": self.decoder.vocab_size, "max_positions": self.decoder.max_positions}
-        return read_prompt(prompt, self.tokenizer, **limits)
+    def run_many(
+        self,
+        prompts: Iterable[Any] | Mapping[Any, Any],
+        *,
+        layers: Sequence[int] | None = None,
+        tokens: Sequence[int] | None = None,
+        rejected: Callable[[Any, ImpactError], object] | None = None,
+    ) -> Iterator[tuple[Any, pl.DataFrame]]:
+        """(id, impact table) of every prompt, in the order in which they come, as ``run`` would give it.
+
+        ``prompts`` is a mapping of ids to prompts, or any iterable, whose ids are 0, 1, 2, ...; it is read some
+        hundreds ahead, and prompts of like length share a pass. One that cannot be measured is handed to ``rejected``
+        with the reason; without it, the error is raised. Results agree with those of ``run`` within rounding.
+        """
+        for prompt_id, impact in self.measure_many(prompts, layers=layers, tokens=tokens, rejected=rejected):
+            yield prompt_id, impact.table()
+
+    def measure_many(
+        self,
+        prompts: Iterable[Any] | Mapping[Any, Any],
+        *,
+        layers: Sequence[int] | None = None,
+        tokens: Sequence[int] | None = None,
+        rejected: Callable[[Any, ImpactError], object] | None = None,
+    ) -> Iterator[tuple[Any, Impact]]:
+        """As ``run_many``, with the labels beside the numbers."""
+        self._take_edits()
+        self._settle(again=True)
+        chosen = select(layers, len(self.decoder.layers), what="layer")
+        yield from measured_in_order(
+            prompts.items() if isinstance(prompts, Mapping) else enumerate(prompts),
+            schedule=Schedule(self.decoder),
+            prepare=lambda prompt: self._measuring.job(prompt, chosen, tokens),
+            measure=lambda jobs: self._measuring.measure(jobs, chosen),
+            reject=rejected or _raise,
+        )
 
     def _take_edits(self) -> None:
         """Read a held model again if its weights were replaced or edited since they were read."""
         if self._held is not None and self._edition is not None and not self._edition.is_current():
-            self.decoder = adopt(self._held)
-            self._edition, self._runs = Edition(self._held), 0
+            self._measuring.decoder = adopt(self._held)
+            self._edition, self._runs, self._settled = Edition(self._held), 0, False
 
-    def _settle(self) -> None:
+    def _settle(self, *, again: bool = False) -> None:
         """Before the second run, lay the weights out for the CPU's kernel: a masker that is used again is a session.
 
         Packing takes one to two seconds per gigabyte, once, and makes every later run faster. The packed weights
         replace the masker's own; a model that the user holds keeps its weights, so memory must allow a copy.
         """
-        self._runs += 1
-        if self._runs != 2 or self.decoder.device.type != "cpu":
+        first, self._runs = self._runs == 0 and not again, self._runs + 1
+        if first or self._settled or self.decoder.device.type != "cpu":
             return
+        self._settled = True
         if CACHED_BYTES < self.decoder.weight_bytes < free_host_bytes():
             gc.collect()
             with torch.inference_mode():
                 self.decoder.pack()
-
-    def _undefined(self, knockouts: Knockouts, layers: Sequence[int]) -> Bool[np.ndarray, "l v"]:
-        """The cells whose query is left with nothing to attend to. Raises ``PromptError`` if that is all of them."""
-        windows = [self.decoder.layers[layer].attention.window for layer in layers]
-        by_window = {window: knockouts.undefined(window) for window in set(windows)}
-        undefined = np.stack([by_window[window] for window in windows])
-        if undefined.all():
-            raise PromptError(
-                "nothing can be measured: every chosen token is the only one that its query attends to; "
-                "choose other tokens, or a longer prompt"
-            )
-        return undefined
-
-    def _likeliest(self, residual: Float[Tensor, "b e"], count: int) -> tuple[tuple[str, float], ...]:
-        """The most probable next tokens after the prompt, from the stream that leaves the last layer at the query."""
-        logits = self.decoder.logits(residual)[0].float()
-        if not logits.isfinite().all():
-            return ()
-        top = torch.softmax(logits, dim=-1).topk(min(count, len(logits)))
-        pieces = readable_pieces(top.indices.tolist(), self.tokenizer)
-        return tuple(zip(pieces, top.values.tolist(), strict=True))
 
 
 def run_masking_experiment(
@@ -199,10 +186,5 @@ def run_masking_experiment(
     return masker.run(prompt, layers=layers, tokens=tokens)
 
 
-def _what_broke(layer: int | None) -> str:
-    if layer is None:
-        return "a distance is not finite although the activations are; choose --dtype float64"
-    return (
-        f"the activations that leave layer {layer} are not finite (NaN or infinity); check the weights of the "
-        "checkpoint, and choose --dtype float32 if they were narrower"
-    )
+def _raise(prompt_id: Any, error: ImpactError) -> None:
+    raise type(error)(f"prompt {prompt_id!r}: {error}") from error

@@ -55,7 +55,7 @@ def test_a_short_pass_that_is_not_replayed_fails_a_check(monkeypatch):
     timed = gpu_calls(workload, naive_passes=1)
     assert timings._replay_checks(workload, timed) == {}, "a processor replays nothing"
     for masker in timed.steady.values():
-        masker.replay = Replay(TapeRecorder())
+        masker._measuring.replay = Replay(TapeRecorder())
     monkeypatch.setattr(type(workload.model), "device", torch.device("cuda"))
     assert set(timings._replay_checks(workload, timed).values()) == {False}
     for name in timed.steady:

@@ -15,7 +15,7 @@ ORDER = [
     *("difference", "products", "split", "projection", "rotary", "batches", "masks", "causal", "attention"),
     *("decoder", "sweep", "distances", "passes", "capture", "replay"),
     *("families", "angles", "assembly", "adoption", "devices", "demo", "sources", "tensors", "weights", "checkpoints"),
-    *("experiment", "summary", "walkthrough", "verification", "commands"),
+    *("impact", "schedule", "many", "measuring", "experiment", "summary", "walkthrough", "verification", "commands"),
 ]
 """A module may import what stands before it, and its own folder."""
 

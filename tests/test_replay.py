@@ -27,7 +27,7 @@ def prompt(length, seed):
 
 def taping(model, **kwargs):
     masker = AttentionMasker(model)
-    masker.replay = Replay(TapeRecorder(**kwargs))
+    masker._measuring.replay = Replay(TapeRecorder(**kwargs))
     return masker
 
 
@@ -158,7 +158,7 @@ def test_a_failed_recording_falls_back_and_is_not_tried_again(error):
             raise error
 
     masker, plain = AttentionMasker(build(BY_NAME["qwen3"])), AttentionMasker(build(BY_NAME["qwen3"]))
-    masker.replay = Replay(failing := Failing())
+    masker._measuring.replay = Replay(failing := Failing())
     for seed in range(2 * REPEATS):
         ids = prompt(6, seed)
         np.testing.assert_array_equal(masker.measure(ids).distances, plain.measure(ids).distances)
