@@ -38,6 +38,8 @@ def configured_rope(family: Family, config: Any, dtype: torch.dtype, device: tor
     except (KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ModelError(f"the {kind} rope of the config.json cannot be computed ({reason}); check it") from error
+    if 2 * len(frequencies) != head_dim(config):
+        raise ModelError(f"the {kind} rope turns only a part of each head, which is not supported")
     return _fixed_rope(frequencies.to(device), scaling, dtype)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.angles import RESCALING_ROPES, Rope
 from engine.decoder import Attention, Decoder, GatedMLP, Heads, Layer
@@ -137,6 +137,8 @@ def activation(name: str) -> Activation:
     if name not in ACT2FN:
         raise ModelError(f"the activation {name!r} is not one of transformers'; check hidden_act in the config.json")
     function = ACT2FN[name]
+    if isinstance(function, nn.Module) and function.state_dict():
+        raise ModelError(f"the activation {name!r} has weights of its own, which is not supported")
     return Activation(name, function, wide_difference(function))
 
 

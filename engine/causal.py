@@ -17,6 +17,8 @@ BLOCK = 256
 """Queries that are attended together: their scores stay in the caches, and keys after the block are skipped."""
 BLOCKWISE_FROM = BLOCK * 3 // 2
 """Positions above which blocks pay, although the last one is filled up."""
+BLOCKWISE_CELLS = 1 << 22
+"""Scores of a block (query head in its group x query x key) beyond which blocks leave the caches, and cost memory."""
 
 
 def causal_z(
@@ -28,7 +30,8 @@ def causal_z(
     window: int | None,
 ) -> Float[Tensor, "b h s d"]:
     """Head outputs of all positions, unmasked; a window of w lets a query see itself and w - 1 keys before it."""
-    if q.shape[2] > BLOCKWISE_FROM and beats_default(q):
+    cells = q.shape[1] // k.shape[1] * BLOCK * q.shape[2]
+    if q.shape[2] > BLOCKWISE_FROM and cells < BLOCKWISE_CELLS and beats_default(q):
         return blockwise_z(q, k, v, scale=scale, window=window)
     num_positions = q.shape[2]
     grouped = q.shape[1] > k.shape[1]

@@ -98,6 +98,8 @@ def open_checkpoint(name: str | Path | None) -> Checkpoint:
     folder = find_folder(name)
     source = str(folder if name is None else name)
     family, config = _config(source, folder)
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(f"{source!r} holds an adapter beside the model; merge it into the model first")
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"{source!r} holds no weights in safetensors; pickled ones (*.bin) are never loaded, convert the checkpoint"

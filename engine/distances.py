@@ -21,7 +21,7 @@ def distances(
 
     With Δ⊥ the part of Δ across b and m = b + Δ, for cos > 0: 1 - cos = |Δ⊥|² / (|m|²·(1 + cos)). Both vectors are
     first scaled to their largest channels, so that no square underflows or overflows; the scalars are combined in
-    float64 where the device has it. The cosine with a zero vector is NaN.
+    float64 where the device has it. The cosine with a zero vector is NaN; both are where a vector is not finite.
     """
     unit_b, largest_b = _scaled(baseline)
     unit, largest = _scaled(delta)
@@ -35,6 +35,7 @@ def distances(
     close = (_wide(torch.linalg.vector_norm(across, dim=-1)) * scale / moved_size).square() / (1 + cosine)
     distance = torch.where(cosine > 0, close, 1 - cosine).masked_fill(moved_size == 0, torch.nan)
     l2 = _wide(torch.linalg.vector_norm(unit, dim=-1)) * _wide(largest[..., 0])
+    l2 = l2 + 0 * size  # NaN where the baseline is not finite, however small the difference
     return torch.stack((l2, distance), dim=-1).to(delta.dtype)
 
 
@@ -94,7 +95,7 @@ def measure_readouts(
 ) -> tuple[Float[Tensor, "l m site 2"], Float[Tensor, "r e"]]:
     """Consume a sweep: the distances of its measured layers, still on the device, and the stream that leaves the last.
 
-    A number that broke in a layer breaks every l2_distance from there on: NaN passes through each step of the pass.
+    Where a vector at the query is not finite, so is its l2_distance.
     """
     buffer, residual = DistanceBuffer(prompt_of_variant, limits.buffered_cells), None
     for readout in readouts:

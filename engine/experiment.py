@@ -32,7 +32,8 @@ class AttentionMasker:
     ``AttentionMasker(model, tokenizer=None)`` takes a transformers model that is already loaded and only reads it, or a
     ``Decoder``; ``AttentionMasker.from_pretrained(...)`` loads a checkpoint. Weights of a model that you edit in place
     are taken anew at the next run; only an edit through ``.data``, which torch does not count, needs a new masker.
-    Raises ``ModelError`` for an architecture that is not supported.
+    On a CPU the process keeps freed memory for its next use, up to 31 MiB a block. Raises ``ModelError`` for an
+    architecture that is not supported.
     """
 
     def __init__(self, model: nn.Module | Decoder, tokenizer: Any = None) -> None:

@@ -59,6 +59,11 @@ class Pass:
         return measure_readouts(self.readouts(batch), batch.query_origins.rows, limits=self.limits)[0]
 
     def first_broken_layer(self, prompts: Prompts) -> int | None:
-        """The first layer whose output is not finite, if there is one. Waits for the device at every layer."""
-        readouts = sweep(self.decoder, self.batch(prompts), layers=(), to_end=True, limits=self.limits)
-        return next((readout.layer for readout in readouts if not readout.residual.isfinite().all()), None)
+        """The first layer with numbers that are not finite, if there is one. Waits for the device at every layer."""
+        readouts = self.readouts(self.batch(prompts), to_end=True)
+        return next((readout.layer for readout in readouts if not _is_finite(readout)), None)
+
+
+def _is_finite(readout: Readout) -> bool:
+    vectors = [readout.residual, *(vector for site in readout.sites for vector in (site.baseline, site.delta))]
+    return all(bool(vector.isfinite().all()) for vector in vectors)

@@ -27,8 +27,9 @@ MOST_BYTES = 1 << 30
 """Memory of all recordings together; they share one pool, which grows beyond what its largest needs with each."""
 MOST_SHAPES = 1024
 """Shapes whose number of runs is remembered."""
-SAME_RTOL, SAME_ATOL = 1e-3, 1e-6
-"""How close a recording must come: the same kernels, though a library may choose another for another stream."""
+SAME_RTOL = 1e-2
+"""How close a recording must come in every cell: the same kernels, though a library may choose another for another
+stream."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,10 @@ class Replay:
         return self._runs[shape] >= REPEATS and shape not in self.refused
 
     def _record(self, one: Pass, prompts: Prompts, recorder: Recorder) -> None:
-        """Record the pass and keep it, or the reason why not: no failure here is worth more than a slower pass."""
+        """Record the pass and keep it, or the reason why not: a refusal costs no more than a slower pass."""
         try:
             recorded = _recorded(one, prompts, recorder)
-        except Exception as error:
+        except RuntimeError as error:
             self.refused[one.shape] = f"{type(error).__name__}: {error}"
             return
         self._bytes += recorded.recording.num_bytes
@@ -124,6 +125,6 @@ def _recorded(one: Pass, prompts: Prompts, recorder: Recorder) -> _Recorded:
     expected = one.distances(batch).cpu().numpy()
     batch.token_ids.zero_()
     recorded = _Recorded(recorder.record(lambda: one.distances(batch)), batch.token_ids)
-    if not np.allclose(recorded(prompts), expected, rtol=SAME_RTOL, atol=SAME_ATOL, equal_nan=True):
+    if not np.allclose(recorded(prompts), expected, rtol=SAME_RTOL, atol=0.0, equal_nan=True):
         raise NotRecordableError("the recording gives other numbers than the pass")
     return recorded

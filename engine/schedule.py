@@ -18,7 +18,8 @@ MOST_ROWS = {"cpu": 1 << 10, "cuda": 1 << 15}
 """Rows beyond which more at once gain nothing: a processor's products are at their best with a few hundred."""
 SHARE_OF_FREE_MEMORY = 0.25
 """What a pass may take; the rest is for the tables, and for others on the machine."""
-Key, Result = TypeVar("Key"), TypeVar("Result")
+Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,16 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import logging as hub_logging
 
 from engine.demo import demo_folder
-from engine.errors import ModelError
+from engine.errors import ImpactError, ModelError
+from engine.tensors import INDEX, weight_files
 
 HUB_TIMEOUT_S = 10
-NEEDED_FILES = (
-    *("config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
-    *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
+SMALL_FILES = (
+    *("config.json", "adapter_config.json", INDEX),
+    *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "tekken.json"),
 )
-"""What is downloaded: neither pickled weights nor the copies in other formats that many models carry along."""
+"""What is downloaded besides the weights that the index names: no pickled ones, and none of the copies in other formats
+that many models carry along."""
 
 
 def find_folder(name: str | Path | None) -> Path:
@@ -30,9 +32,12 @@ def find_folder(name: str | Path | None) -> Path:
     if isinstance(source, Path):
         return source
     try:
-        return Path(
-            snapshot_download(source, allow_patterns=list(NEEDED_FILES), local_files_only=not _hub_answers(source))
-        )
+        offline = not _hub_answers(source)
+        folder = Path(snapshot_download(source, allow_patterns=list(SMALL_FILES), local_files_only=offline))
+        weights = [file.name for file in weight_files(folder)]
+        return Path(snapshot_download(source, allow_patterns=weights, local_files_only=offline))
+    except ImpactError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(

@@ -49,9 +49,13 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
     Raises ``ModelError`` when there are no such files, or when one is missing, cut off or no safetensors file.
     """
+    return {name: tensor for file in weight_files(folder) for name, tensor in read_header(file).items()}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files in which the weights lie, whether they exist or not. Raises ``ModelError`` for a damaged index."""
     single = folder / SINGLE
-    files = [single] if single.is_file() or not (folder / INDEX).is_file() else _shards(folder / INDEX)
-    return {name: tensor for file in files for name, tensor in read_header(file).items()}
+    return [single] if single.is_file() or not (folder / INDEX).is_file() else _shards(folder / INDEX)
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from einops import rearrange
 
+import engine.products as products
 from engine.attention import joint_z, leave_one_out, query_scores, sums_without_each, z_difference
 from engine.batches import make_batch
 from engine.causal import blockwise_z, causal_z
@@ -45,6 +46,16 @@ def test_causal_attention_block_by_block(qkv, window, block, monkeypatch):
     monkeypatch.setattr("engine.causal.BLOCK", block)
     expected = slow_z(*qkv, scale=0.4, sees=lambda b, i, j: 0 <= i - j < (window or S))
     torch.testing.assert_close(blockwise_z(*qkv, scale=0.4, window=window), expected)
+
+
+@pytest.mark.parametrize("window", [None, 300, 20])
+@pytest.mark.parametrize("product", [products._onednn, torch.nn.functional.linear])
+def test_long_prompts_by_either_product(product, window, monkeypatch):
+    monkeypatch.setattr(products, "_fastest_on_cpu", lambda: product)
+    random = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 400, heads, 8, generator=random).transpose(1, 2) for heads in (4, 2, 2))
+    expected = causal_z(q.double(), k.double(), v.double(), scale=0.4, window=window)
+    torch.testing.assert_close(causal_z(q, k, v, scale=0.4, window=window), expected.float(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("window", [None, 3])

@@ -16,6 +16,7 @@ from tokenizers_for_tests import byte_level
 
 from engine import AttentionMasker, run_masking_experiment
 from engine.commands import main
+from engine.errors import NumbersError
 from engine.results import scan_table
 
 ROOT = Path(__file__).parent.parent
@@ -190,6 +191,18 @@ def test_nothing_defined_is_an_error_that_says_why(tmp_path, capsys):
     case = next(case for case in CASES if case.name == "mistral-window-1")
     with pytest.raises(ValueError, match="the only one that its query attends to"):
         AttentionMasker(build(case)).run([1, 2, 3], tokens=[2])
+
+
+def test_a_baseline_that_overflows_is_no_undefined_cell():
+    """The difference stays finite, the vector that it belongs to does not."""
+    model = build(next(case for case in CASES if case.name == "qwen3"))
+    with torch.no_grad():
+        last = model.model.layers[2]
+        last.mlp.down_proj.weight.zero_()[0] = 1e37
+        last.mlp.gate_proj.weight.mul_(1e3)
+        last.self_attn.o_proj.weight.mul_(1e-3)
+    with pytest.raises(NumbersError, match="layer 2 are not finite"):
+        AttentionMasker(model).run([1, 2, 3, 4, 5], layers=[2])
 
 
 def test_undefined_cells_are_null_and_never_nan():

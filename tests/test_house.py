@@ -1,6 +1,7 @@
 """The structure keeps its promises: one way of import, nothing at import, small by construction."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ ORDER = [
     *("knockouts", "pieces", "prompts"),
     *("difference", "products", "split", "projection", "rotary", "batches", "masks", "causal", "attention"),
     *("decoder", "sweep", "distances", "passes", "capture", "replay"),
-    *("families", "angles", "assembly", "adoption", "devices", "demo", "sources", "tensors", "weights", "checkpoints"),
+    *("families", "angles", "assembly", "adoption", "devices", "demo", "tensors", "sources", "weights", "checkpoints"),
     *("impact", "schedule", "many", "measuring", "experiment", "summary", "walkthrough", "verification", "commands"),
 ]
 """A module may import what stands before it, and its own folder."""
@@ -39,6 +40,13 @@ def test_imports_go_one_way(module, path):
     assert module in ORDER, f"{module} has no place in the order of the house"
     later = {name for name in imported(path) if name != module and ORDER.index(name) > ORDER.index(module)}
     assert not later, f"{module} imports {sorted(later)}, which stand after it"
+
+
+def test_the_readme_lists_every_module_in_order():
+    readme = (ENGINE.parent / "README.md").read_text(encoding="utf-8")
+    listing = readme.split("```\nengine/\n")[1].split("```")[0].split("benchmarks/")[0]
+    listed = re.findall(r"\b(\w+)(?:\.py|/)(?=\s)", listing)
+    assert listed == ORDER
 
 
 def test_the_engine_never_imports_benchmarks_or_tests():

@@ -298,23 +298,56 @@ def test_the_cache_serves_where_the_hub_cannot_be_reached(hub):
 
 
 def test_only_what_is_needed_is_downloaded(hub, monkeypatch):
-    asked = {}
-    monkeypatch.setattr("engine.sources.HfApi.model_info", lambda *args, **kwargs: None)
-    monkeypatch.setattr("engine.sources.snapshot_download", lambda name, **kwargs: asked.update(kwargs) or str(hub))
-    AttentionMasker.from_pretrained("owner/name", device="cpu")
+    """First the small files, then exactly the weights that the index names, whatever their names are."""
     from huggingface_hub.utils import filter_repo_objects
 
-    needed = ["config.json", "model.safetensors", "model-00001-of-00002.safetensors", "tokenizer.json", "merges.txt"]
-    others = ["original/model.safetensors", "consolidated.safetensors", "pytorch_model.bin", "original/tokenizer.model"]
-    assert list(filter_repo_objects(needed + others, allow_patterns=asked["allow_patterns"])) == needed
-    assert asked["local_files_only"] is False
+    needed = ["config.json", "model.safetensors.index.json", "tokenizer.json", "merges.txt", "weights-a.safetensors"]
+    others = ["original/model.safetensors", "consolidated.safetensors", "pytorch_model.bin", "model.safetensors"]
+    (hub / "model.safetensors").rename(hub / "weights-a.safetensors")
+    names = load_file(hub / "weights-a.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "weights-a.safetensors")}
+    (hub / "model.safetensors.index.json").write_text(json.dumps(index))
+    asked = []
+    monkeypatch.setattr("engine.sources.HfApi.model_info", lambda *args, **kwargs: None)
+    monkeypatch.setattr("engine.sources.snapshot_download", lambda name, **kwargs: asked.append(kwargs) or str(hub))
+    AttentionMasker.from_pretrained("owner/name", device="cpu")
+    patterns = [pattern for kwargs in asked for pattern in kwargs["allow_patterns"]]
+    assert list(filter_repo_objects(needed + others, allow_patterns=patterns)) == needed
+    assert [kwargs["local_files_only"] for kwargs in asked] == [False, False]
+
+
+@pytest.mark.parametrize("name", ["xielu", "prelu"])
+def test_an_activation_with_weights_is_refused(tmp_path, name):
+    save("llama", tmp_path)
+    rewrite_config(tmp_path, hidden_act=name)
+    with pytest.raises(ModelError, match=f"'{name}' has weights of its own"):
+        AttentionMasker.from_pretrained(tmp_path, device="cpu")
+
+
+def test_a_folder_with_an_adapter_is_refused(tmp_path):
+    save("qwen3", tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="holds an adapter"):
+        AttentionMasker.from_pretrained(tmp_path, device="cpu")
+
+
+def test_a_rope_over_a_part_of_the_heads_is_refused(tmp_path):
+    save("llama", tmp_path)
+    rewrite_config(tmp_path, rope_parameters=LINEAR | {"partial_rotary_factor": 0.5})
+    with pytest.raises(ModelError, match="only a part of each head"):
+        AttentionMasker.from_pretrained(tmp_path, device="cpu")
+
+
+def rewrite_config(folder, **values):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
 
 
 def test_the_main_job_imports_no_modelling_code(tmp_path):
     words = ["--prompt", "The Eiffel Tower is in", "--device", "cpu", "--output", str(tmp_path / "table.csv")]
     probe = (
         f"import sys; from engine.commands import main; status = main({words!r}); "
-        "heavy = ('modeling_qwen3', 'torch.distributed.tensor', 'torch._dynamo', 'sympy', 'transformers.activations'); "
+        "heavy = ('modeling_qwen3', 'modeling_utils', 'transformers.activations'); "
         "print([m for m in sys.modules if m.endswith(heavy)], file=sys.stderr); sys.exit(status)"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -59,14 +59,20 @@ def _leave(status: int) -> None:
     others = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
     if "torch" not in sys.modules or sys.flags.inspect or others:
         return
-    atexit._run_exitfuncs()  # what libraries have asked for: os._exit leaves it out
+    if _flushed():
+        atexit._run_exitfuncs()  # what libraries have asked for: os._exit leaves it out
+        _flushed()
+        os._exit(status)
+
+
+def _flushed() -> bool:
     try:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None and not stream.closed:
                 stream.flush()
     except (OSError, ValueError):
-        return
-    os._exit(status)
+        return False
+    return True
 
 
 def _take_command(words: list[str]) -> str:
