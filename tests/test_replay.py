@@ -53,7 +53,7 @@ def test_bfloat16_weights_replay_split_products():
     masker, eager = (taping(build(case, dtype=torch.bfloat16)) for _ in range(2))
     masker.decoder.split_products()
     eager.decoder.split_products()
-    eager.replay = Replay()
+    eager._measuring.replay = Replay()
     for seed in range(5):
         ids = prompt(7, seed)
         np.testing.assert_array_equal(masker.measure(ids).distances, eager.measure(ids).distances)
