@@ -5,12 +5,13 @@
 ``naive`` is both the baseline of every timing and the oracle of the parity tests; it does not know the engine.
 
     options, bars, report       what was asked for, what is held to, what is said
+    illustration, drawing       the figure of a report
     measure, peaks, machine     seconds, bytes, and what they were measured on
     workloads, naive, oracle    models and prompts, the slow way, the same in float64
     cost, compare, agreement    least work, relative errors, whether answers are right
     calls, timings              what is timed, and what the times are in proportion
     speed, accuracy, memory     a suite each
-    scaling (drawing)           ... with a figure
+    scaling                     ... of growth
     startup (stages)            ... of whole processes
     peers (copies, peer_*)      ... of other libraries
     cuda (crowd)                ... of speed, memory and accuracy on a GPU

@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ SUITES = {
     "speed": "time of a table at 7, 64 and 512 tokens, beside naive way and plain forward (2,048 with all or --length)",
     "accuracy": "relative errors of all distances against float64, engine and naive way",
     "memory": "peak memory of a table at 2,048 tokens, beside one plain forward",
-    "scaling": "growth of the time with tokens, layers and masked tokens: exponents and a figure",
+    "scaling": "growth of the time with tokens, layers, masked tokens and prompts: the exponents",
     "startup": "time of --help and of the main job as whole processes, and where it goes",
     "peers": "the same table by TransformerLens and by nnsight, checked equal, then timed",
     "cuda": "speed, memory and accuracy on a GPU, float32 and bfloat16 (exit code 2 where there is none)",
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(suites: Sequence[str], options: Options, *, command: str) -> dict[str, Any]:
     """Run the suites in turn, print each report as it is done, and sum them up."""
+    from benchmarks.illustration import illustrated
     from benchmarks.machine import require_device
     from benchmarks.report import to_markdown, write_report
 
@@ -66,6 +68,9 @@ def _run(suites: Sequence[str], options: Options, *, command: str) -> dict[str, 
             print(f"benchmarks: {reason}", file=sys.stderr)
             summary["left_out"][suite] = str(reason)
             continue
+        if report.drawing is None:
+            drawing, note = illustrated(report)
+            report = replace(report, drawing=drawing, notes=[*report.notes, *filter(None, [note])])
         print(to_markdown(report), flush=True)
         summary["passed"] &= report.passed
         summary["missed"] += [" ".join(verdict.cells[:4]) for verdict in report.verdicts if not verdict.met]

@@ -15,6 +15,7 @@ from benchmarks.agreement import check_engine
 from benchmarks.bars import BARS, judge
 from benchmarks.calls import all_passes, default_passes
 from benchmarks.copies import PeerRun
+from benchmarks.illustration import DRAWN, illustrated, panels_of
 from benchmarks.machine import describe_machine
 from benchmarks.naive import run_naive
 from benchmarks.options import Options
@@ -116,6 +117,30 @@ def test_scaling_report(capsys, tmp_path):
         "tiny: exponent in masked tokens",
         "tiny: exponent in prompts",
     }
+
+
+def test_a_report_shows_its_main_figures(monkeypatch):
+    labels = {"workload": "tiny", "dtype": "float32"}
+    rows = [
+        Row.of("engine", "time", "s", (0.1, 0.1, 0.2), **labels, x=7),
+        Row.of("naive", "time", "s", (3.0, 3.0, 3.0), **labels, x=7),
+        Row.of("engine", "share", "1", (0.5,), **labels, x=7),
+        Row.of("engine", "time", "s", (0.4, 0.4, 0.4), **labels, x=64),
+    ]
+    assert list(panels_of(rows, "time")) == [
+        ("tiny, 7 tokens, float32", "s", ["engine", "naive"], [0.1, 3.0]),
+        ("tiny, 64 tokens, float32", "s", ["engine"], [0.4]),
+    ]
+    errors = [Row.of("naive", "relative error, Head L2, all cells, p99", "1", (2.0,), **labels, x=9)]
+    assert list(panels_of(errors, DRAWN["accuracy"])) == [
+        ("tiny, 9 tokens, float32", "relative error", ["naive Head L2"], [2.0])
+    ]
+    report = Report(suite="speed", command="", provenance=describe_machine("cpu"), rows=rows)
+    drawing, note = illustrated(report)
+    assert (drawing is None) == (find_spec("matplotlib") is None)
+    assert "figure" in note
+    assert drawing is None or drawing.count("tiny, ") >= 2
+    assert illustrated(replace(report, rows=[])) == (None, "")
 
 
 def test_exponents():
