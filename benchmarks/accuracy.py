@@ -7,7 +7,7 @@ errors are given for these cells alone too: their truth owes nothing to the engi
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Shaped
@@ -23,8 +23,9 @@ from benchmarks.workloads import Workload, load_workload
 from engine import AttentionMasker
 
 LENGTH = 48
-PEAK = 2.7
-"""Peaked attention, as trained models have it: see ``workloads.random_model``."""
+PEAKS = (2.7, 1.0)
+"""Peaked attention, as trained models have it, and mild attention: see ``workloads.random_model``."""
+DTYPES = ("float32", "bfloat16")
 RESOLVED = 1e-9
 """Share of the baseline vector (L2), or cosine distance, above which the naive way in float64 is the truth."""
 FLOAT64_RTOL = 1e-4
@@ -46,15 +47,18 @@ class Measured:
 
 
 def run_accuracy(options: Options, *, command: str) -> Report:
-    """The accuracy suite: by default the demo model, and a random model of 6 layers with peaked attention."""
+    """The accuracy suite: by default in both dtypes the demo model, and random models of 6 layers, whose attention is
+    peaked or mild.
+    """
     provenance = describe_machine(options.device)
-    found = measure_errors(options)
+    dtypes = options.dtypes_or(*DTYPES)
+    found = [measured for dtype in dtypes for measured in measure_errors(replace(options, dtypes=(dtype,)))]
     return Report(
         suite="accuracy",
         command=command,
         provenance=provenance,
         conditions=[
-            f"relative error of the distances in {options.dtype} against float64, all layers and tokens",
+            f"relative error of the distances in {' and '.join(dtypes)} against float64, all layers and tokens",
             "weights hold bfloat16 values exactly, in every dtype",
             f"{ENGINE}: steady state; {FIRST}: on a new AttentionMasker, before weights are laid out anew",
             *options.warning,
@@ -73,9 +77,10 @@ def measure_errors(options: Options, *, split: bool = False) -> list[Measured]:
     split products.
     """
     return [
-        _measure(name, length, options, split=split)
+        _measure(name, length, peak, options, split=split)
         for name in options.shapes_or("demo", "small")
         for length in options.lengths_or(LENGTH)
+        for peak in (PEAKS[:1] if name == "demo" else PEAKS)
     ]
 
 
@@ -99,8 +104,8 @@ def _scopes(dtype: str) -> tuple[str, ...]:
     return SCOPES[1:] if dtype == "float64" else SCOPES
 
 
-def _measure(name: str, length: int, options: Options, *, split: bool) -> Measured:
-    workload = load_workload(name, length=length, device=options.device, dtype=options.dtype, peak=PEAK)
+def _measure(name: str, length: int, peak: float, options: Options, *, split: bool) -> Measured:
+    workload = load_workload(name, length=length, device=options.device, dtype=options.dtype, peak=peak)
     truth, resolved, difference = _truth(workload)
     found = _providers(workload, like=truth)
     if split:
