@@ -18,7 +18,7 @@ from engine.errors import ModelError
 from engine.families import FAMILIES, Family
 
 
-def adopt(model: nn.Module) -> Decoder:
+def adopt(model: Any) -> Decoder:
     """The uniform view on a transformers causal language model. Its tensors are shared, not copied.
 
     Raises ``ModelError`` for an architecture, a layer or a weight layout that is not supported.
@@ -69,7 +69,7 @@ class Edition:
         return [weight.data_ptr() for weight in self._seen], [weight._version for weight in self._counted]
 
 
-def family_of(model: nn.Module) -> Family:
+def family_of(model: Any) -> Family:
     """The family of a transformers model, by its class. Raises ``ModelError`` for every other class."""
     if not isinstance(model, nn.Module):
         raise ModelError(

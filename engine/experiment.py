@@ -12,7 +12,7 @@ from engine.adoption import Edition, adopt
 from engine.checkpoints import load_decoder
 from engine.decoder import Decoder
 from engine.devices import free_host_bytes, keep_freed_memory
-from engine.errors import ImpactError, ModelError
+from engine.errors import ImpactError, ModelError, PromptError
 from engine.impact import Impact
 from engine.knockouts import select
 from engine.many import measured_in_order
@@ -39,9 +39,9 @@ class AttentionMasker:
     def __init__(self, model: nn.Module | Decoder, tokenizer: Any = None) -> None:
         if tokenizer is not None and not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise ModelError(f"a {type(tokenizer).__name__} is no tokenizer; hand in a transformers one, or None")
+        self._measuring = Measuring(model if isinstance(model, Decoder) else adopt(model), tokenizer)
         self._held = None if isinstance(model, Decoder) else model
         self._edition = None if self._held is None else Edition(self._held)
-        self._measuring = Measuring(model if isinstance(model, Decoder) else adopt(model), tokenizer)
         self._runs, self._settled = 0, False
         if self.decoder.device.type == "cpu":
             keep_freed_memory()
@@ -121,12 +121,13 @@ class AttentionMasker:
     ) -> Iterator[tuple[Any, pl.DataFrame]]:
         """(id, impact table) of every prompt, in the order in which they come, as ``run`` would give it.
 
-        ``prompts`` is a mapping of ids to prompts, or any iterable, whose ids are 0, 1, 2, ...; it is read some
-        hundreds ahead, and prompts of like length share a pass. One that cannot be measured is handed to ``rejected``
-        with the reason; without it, the error is raised. Results agree with those of ``run`` within rounding.
+        ``prompts`` is a mapping of ids to prompts, or any iterable, whose ids are 0, 1, 2, ...; it is read up to 512
+        ahead, and prompts of like length share a pass. One that cannot be measured is handed to ``rejected`` with the
+        reason; without it, the error is raised, after the tables before it. Results agree with those of ``run`` within
+        rounding. Raises ``PromptError`` when ``prompts`` is a single text, or nothing that can be iterated.
         """
-        for prompt_id, impact in self.measure_many(prompts, layers=layers, tokens=tokens, rejected=rejected):
-            yield prompt_id, impact.table()
+        impacts = self.measure_many(prompts, layers=layers, tokens=tokens, rejected=rejected)
+        return ((prompt_id, impact.table()) for prompt_id, impact in impacts)
 
     def measure_many(
         self,
@@ -137,10 +138,12 @@ class AttentionMasker:
         rejected: Callable[[Any, ImpactError], object] | None = None,
     ) -> Iterator[tuple[Any, Impact]]:
         """As ``run_many``, with the labels beside the numbers."""
+        if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+            raise PromptError(f"many prompts are a list, a mapping or any other iterable, not {prompts!r:.80}; see run")
         self._take_edits()
         self._settle(again=True)
         chosen = select(layers, len(self.decoder.layers), what="layer")
-        yield from measured_in_order(
+        return measured_in_order(
             prompts.items() if isinstance(prompts, Mapping) else enumerate(prompts),
             schedule=Schedule(self.decoder),
             prepare=lambda prompt: self._measuring.job(prompt, chosen, tokens),

@@ -9,8 +9,8 @@ from tiny import CASES, VOCAB, build
 from tokenizers_for_tests import byte_level
 
 from engine import AttentionMasker
-from engine.errors import NumbersError, OutOfMemoryError, PromptError
-from engine.many import READ_AHEAD
+from engine.errors import ModelError, NumbersError, OutOfMemoryError, PromptError, SelectionError
+from engine.many import FIRST_AHEAD
 from engine.schedule import Schedule
 
 BY_NAME = {case.name: case for case in CASES}
@@ -60,7 +60,7 @@ def test_prompts_are_read_as_they_are_needed():
             yield [number % VOCAB, 1, 2]
 
     assert [prompt_id for prompt_id, _ in islice(masker.run_many(endless()), 3)] == [0, 1, 2]
-    assert len(read) == READ_AHEAD
+    assert len(read) == FIRST_AHEAD
 
 
 def test_bad_prompts_are_handed_back_and_stop_nothing():
@@ -102,10 +102,59 @@ def test_out_of_memory_halves_the_batches_for_good(monkeypatch):
     monkeypatch.setattr(masker._measuring, "measure", cramped)
     found = [impact.distances for _, impact in masker.measure_many(prompts)]
     np.testing.assert_allclose(found, alone, rtol=1e-9, atol=1e-15)
-    assert max(sizes) == 20
-    monkeypatch.setattr(masker._measuring, "measure", lambda jobs, *a: (_ for _ in ()).throw(OutOfMemoryError("all")))
-    with pytest.raises(OutOfMemoryError):
-        list(masker.measure_many(prompts))
+    assert max(sizes) == FIRST_AHEAD
+
+
+def test_a_prompt_that_does_not_fit_is_handed_back_and_stops_nothing(monkeypatch):
+    masker = masker_of("qwen3")
+    measure = masker._measuring.measure
+
+    def cramped(jobs, *args, **kwargs):
+        if any(len(job.prompt) > 20 for job in jobs):
+            raise OutOfMemoryError("the device ran out of memory")
+        return measure(jobs, *args, **kwargs)
+
+    monkeypatch.setattr(masker._measuring, "measure", cramped)
+    rejected = {}
+    found = [key for key, _ in masker.run_many(drawn([5, 30, 6, 7]), rejected=rejected.__setitem__)]
+    assert (found, list(rejected)) == ([0, 2, 3], [1])
+    with pytest.raises(OutOfMemoryError, match="prompt 1"):
+        list(masker.run_many(drawn([5, 30, 6, 7])))
+
+
+def test_what_came_before_an_error_is_not_lost():
+    masker = masker_of("qwen3", torch.float32)
+
+    def failing():
+        yield from drawn([4] * 20)
+        raise RuntimeError("the source broke")
+
+    for prompts, error in (([*drawn([4] * 20), []], PromptError), (failing(), RuntimeError)):
+        found = []
+        with pytest.raises(error):
+            found.extend(key for key, _ in iter_into(masker.run_many(prompts), found))
+        assert found == list(range(20))
+
+
+def iter_into(pairs, found):
+    """Note every id as it comes; the error at the end keeps them."""
+    for key, _ in pairs:
+        found.append(key)
+    return []
+
+
+@pytest.mark.parametrize("prompts", ["one text", None, 3])
+def test_what_is_no_set_of_prompts_is_refused_at_once(prompts):
+    with pytest.raises(PromptError, match="many prompts are a list"):
+        masker_of("qwen3").run_many(prompts)
+    with pytest.raises(SelectionError):
+        masker_of("qwen3").run_many([[1, 2]], layers=[99])
+
+
+@pytest.mark.parametrize("model", ["gpt2", None, 3])
+def test_what_is_no_model_is_refused(model):
+    with pytest.raises(ModelError, match="takes a loaded transformers model"):
+        AttentionMasker(model)
 
 
 def test_batches_keep_to_the_budget_and_hold_every_job_once():
