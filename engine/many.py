@@ -66,7 +66,8 @@ def _measured(prompts: list[Any], schedule: Schedule, prepare: Callable[[Any], J
     while batches:
         batch = batches.pop(0)
         try:
-            outcomes.update(schedule.run({place: jobs[place] for place in batch}, measure))
+            impacts = schedule.run({place: jobs[place] for place in batch}, measure)
+            outcomes.update(impacts)
         except (NumbersError, OutOfMemoryError) as error:
             # One prompt breaks or does not fit: each by itself, to find out which.
             if len(batch) == 1:
