@@ -54,11 +54,14 @@ def test_a_warm_pass_asks_nothing_of_the_host(case, monkeypatch):
     one = Pass(decoder, (case.length,), (single_tokens(case.length, None),), tuple(range(len(decoder.layers))))
     with torch.inference_mode():
         batch = one.batch([token_ids(case)])
-        one.distances(batch)
+        expected = one.distances(batch)
         for name in ("from_numpy", "tensor", "as_tensor"):
             monkeypatch.setattr(torch, name, refuse)
-        with Borrowing():
-            one.distances(batch)
+        with Borrowing() as borrowed:
+            again = one.distances(batch)
+    assert torch.equal(again, expected)
+    held = {tensor.untyped_storage().data_ptr() for tensor in borrowed.held.values()}
+    assert {batch.token_ids.data_ptr(), decoder.embedding.data_ptr()} <= held, "what a recording reads stays alive"
 
 
 def refuse(*_, **__):
