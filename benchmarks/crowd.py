@@ -13,11 +13,11 @@ from benchmarks.options import Options
 from benchmarks.report import Row, Table
 from benchmarks.workloads import Workload, random_prompt
 from engine import AttentionMasker
-from engine.decoder import Decoder
-from engine.knockouts import single_tokens
-from engine.passes import Pass
-from engine.products import exact_products
-from engine.split import TERMS
+from engine.kernels.products import exact_products
+from engine.kernels.split import TERMS
+from engine.model.decoder import Decoder
+from engine.sweeps.passes import Pass
+from engine.text.knockouts import single_tokens
 
 PROMPTS, LENGTH = 256, 64
 QUICK_PROMPTS, QUICK_LENGTH = 4, 8

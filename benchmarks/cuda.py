@@ -16,7 +16,7 @@ from benchmarks.report import Report, Row, Table
 from benchmarks.speed import timing_conditions
 from benchmarks.timings import CONDITIONS, Measured, measure_on_gpu, peak_tables, ratio_tables, timing_table
 from benchmarks.workloads import load_workload
-from engine.split import TERMS
+from engine.kernels.split import TERMS
 
 DEVICE = "cuda"
 DTYPES = ("float32", "bfloat16")

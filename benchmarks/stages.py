@@ -50,7 +50,7 @@ def _import_frameworks() -> None:
 def _import_engine() -> Any:
     import transformers
 
-    import engine.results
+    import engine.tables.results
     from engine.experiment import AttentionMasker
 
     del engine
@@ -60,7 +60,7 @@ def _import_engine() -> Any:
 
 
 def _write(impact: Any, path: str) -> None:
-    from engine.results import write_table
+    from engine.tables.results import write_table
 
     write_table(impact.table(), path)
 

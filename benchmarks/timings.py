@@ -28,7 +28,7 @@ from benchmarks.options import Options
 from benchmarks.peaks import peak_memory
 from benchmarks.report import Row, Table
 from benchmarks.workloads import Workload
-from engine.replay import MOST_ROWS
+from engine.sweeps.replay import MOST_ROWS
 
 PEAK = "peak memory of a call, above what is held before it"
 CONDITIONS = (

@@ -8,19 +8,19 @@ import polars as pl
 import torch
 from torch import nn
 
-from engine.adoption import Edition, adopt
-from engine.checkpoints import load_decoder
-from engine.decoder import Decoder
-from engine.devices import free_host_bytes, keep_freed_memory
 from engine.errors import ImpactError, ModelError, PromptError
-from engine.impact import Impact
-from engine.knockouts import select
-from engine.many import measured_in_order
-from engine.measuring import Measuring
-from engine.prompts import Prompt
-from engine.replay import Replay
-from engine.schedule import Schedule
-from engine.sweep import Readout
+from engine.model.adoption import Edition, adopt
+from engine.model.checkpoints import load_decoder
+from engine.model.decoder import Decoder
+from engine.model.devices import free_host_bytes, keep_freed_memory
+from engine.runs.impact import Impact
+from engine.runs.many import measured_in_order
+from engine.runs.measuring import Measuring
+from engine.runs.schedule import Schedule
+from engine.sweeps.replay import Replay
+from engine.sweeps.sweep import Readout
+from engine.text.knockouts import select
+from engine.text.prompts import Prompt
 
 CACHED_BYTES = 1 << 26
 """Weights up to this size stay in a processor's caches, where their order hardly matters."""

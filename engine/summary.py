@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from engine.experiment import Impact
-from engine.terminal import aligned, quoted
+from engine.findings.terminal import aligned, quoted
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 PROMPT_EDGE = 20

@@ -14,10 +14,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.adoption import family_of
 from engine.experiment import Impact
-from engine.families import Family
-from engine.knockouts import select
+from engine.model.adoption import family_of
+from engine.model.families import Family
+from engine.text.knockouts import select
 
 
 @dataclass(frozen=True)

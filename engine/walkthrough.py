@@ -12,15 +12,15 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from engine.attention import query_scores, z_difference
-from engine.batches import Batch, make_batch
-from engine.causal import causal_z
-from engine.decoder import Decoder
-from engine.difference import carried, carry_gated
-from engine.knockouts import single_tokens
-from engine.masks import query_masks
-from engine.prompts import Prompt
-from engine.sweep import sweep
+from engine.kernels.attention import query_scores, z_difference
+from engine.kernels.batches import Batch, make_batch
+from engine.kernels.causal import causal_z
+from engine.kernels.difference import carried, carry_gated
+from engine.kernels.masks import query_masks
+from engine.model.decoder import Decoder
+from engine.sweeps.sweep import sweep
+from engine.text.knockouts import single_tokens
+from engine.text.prompts import Prompt
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from engine.capture import Borrowing
+from engine.sweeps.capture import Borrowing
 
 
 def places(values):

@@ -9,16 +9,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from engine import cells, sums
-from engine.analysis import analyze
-from engine.cells import DISTANCES, KINDS
 from engine.commands import main
 from engine.errors import ResultsError
-from engine.quantiles import QUANTILES
-from engine.report import as_json, as_text
-from engine.results import write_table
-from engine.table import build_table, variant_names
-from engine.terminal import number, width
+from engine.findings import cells, sums
+from engine.findings.analysis import analyze
+from engine.findings.cells import DISTANCES, KINDS
+from engine.findings.quantiles import QUANTILES
+from engine.findings.report import as_json, as_text
+from engine.findings.terminal import number, width
+from engine.tables.results import write_table
+from engine.tables.table import build_table, variant_names
 
 PIECES = ["<bos>", "The", " E", "iff", "el", " Tower\n", " שלום", "東京" * 12]
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from einops import rearrange
 
-import engine.products as products
-from engine.attention import joint_z, leave_one_out, query_scores, sums_without_each, z_difference
-from engine.batches import make_batch
-from engine.causal import blockwise_z, causal_z
-from engine.knockouts import Knockouts
-from engine.masks import masked_copies, query_masks, visible_keys
-from engine.rotary import rotary_tables
+import engine.kernels.products as products
+from engine.kernels.attention import joint_z, leave_one_out, query_scores, sums_without_each, z_difference
+from engine.kernels.batches import make_batch
+from engine.kernels.causal import blockwise_z, causal_z
+from engine.kernels.masks import masked_copies, query_masks, visible_keys
+from engine.kernels.rotary import rotary_tables
+from engine.text.knockouts import Knockouts
 
 B, S, KV, G, D = 2, 7, 3, 2, 5
 
@@ -43,7 +43,7 @@ def test_causal_attention(qkv, window):
 @pytest.mark.parametrize("window", [None, 1, 3, S, 100])
 @pytest.mark.parametrize("block", [1, 2, 3, S, 10])
 def test_causal_attention_block_by_block(qkv, window, block, monkeypatch):
-    monkeypatch.setattr("engine.causal.BLOCK", block)
+    monkeypatch.setattr("engine.kernels.causal.BLOCK", block)
     expected = slow_z(*qkv, scale=0.4, sees=lambda b, i, j: 0 <= i - j < (window or S))
     torch.testing.assert_close(blockwise_z(*qkv, scale=0.4, window=window), expected)
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from tiny import CASES, build, token_ids
 
-import engine.capture as capture
+import engine.sweeps.capture as capture
 from engine import AttentionMasker
-from engine.capture import Borrowing, CudaRecorder, NotRecordableError
-from engine.knockouts import single_tokens
-from engine.passes import Pass
-from engine.projection import Projection
+from engine.kernels.projection import Projection
+from engine.sweeps.capture import Borrowing, CudaRecorder, NotRecordableError
+from engine.sweeps.passes import Pass
+from engine.text.knockouts import single_tokens
 
 BY_NAME = {case.name: case for case in CASES}
 META = torch.device("meta")
@@ -87,7 +87,7 @@ def onto_meta(x):
 def test_off_the_cpu_nothing_crosses_devices(name, monkeypatch):
     """The same on the meta device: there, as on a GPU, the host's data would have to be sent over."""
     case = BY_NAME[name]
-    monkeypatch.setattr("engine.split._has_kernel", lambda device: True)
+    monkeypatch.setattr("engine.kernels.split._has_kernel", lambda device: True)
     products = []
     mixed = torch.mm
     monkeypatch.setattr(torch, "mm", lambda *factors, **kwargs: products.append(kwargs) or mixed(*factors, **kwargs))

@@ -17,7 +17,7 @@ from tokenizers_for_tests import byte_level
 from engine import AttentionMasker, run_masking_experiment
 from engine.commands import main
 from engine.errors import NumbersError
-from engine.results import scan_table
+from engine.tables.results import scan_table
 
 ROOT = Path(__file__).parent.parent
 EIFFEL = "The Eiffel Tower is in"
@@ -96,14 +96,14 @@ def test_verify_agrees_and_shows_shapes(capsys):
 
 def test_verify_fails_when_the_engine_is_wrong(monkeypatch, capsys):
     """A mask that does not bite must be found out."""
-    import engine.sweep
+    import engine.sweeps.sweep
 
-    right = engine.sweep.joint_z
+    right = engine.sweeps.sweep.joint_z
 
     def without_mask(*args, copies, **kwargs):
         return right(*args, copies=replace(copies, hidden=copies.hidden * 0), **kwargs)
 
-    monkeypatch.setattr(engine.sweep, "joint_z", without_mask)
+    monkeypatch.setattr(engine.sweeps.sweep, "joint_z", without_mask)
     assert main(["verify", "--layer", "2", "--token", "1", "--device", "cpu"]) == 1
     assert "0 of 1 cells agree" in capsys.readouterr().out
 
@@ -230,11 +230,11 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
 
 
 def test_running_out_of_memory_says_what_helps(monkeypatch, capsys):
-    import engine.passes
+    import engine.sweeps.passes
 
     def exhausted(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(engine.passes, "make_batch", exhausted)
+    monkeypatch.setattr(engine.sweeps.passes, "make_batch", exhausted)
     assert run("--prompt", EIFFEL) == 2
     assert "ran out of memory" in capsys.readouterr().err

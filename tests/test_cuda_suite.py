@@ -15,7 +15,7 @@ from benchmarks.crowd import measure_crowd
 from benchmarks.machine import Ceilings
 from benchmarks.options import Options
 from benchmarks.workloads import Workload, load_workload
-from engine.replay import Replay
+from engine.sweeps.replay import Replay
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.difference import SILU, Origins, RMSNorm, carried, carry_gated, carry_in_chunks, silu_difference
-from engine.projection import Projection
+from engine.kernels.difference import SILU, Origins, RMSNorm, carried, carry_gated, carry_in_chunks, silu_difference
+from engine.kernels.projection import Projection
 
 SIZES = [1e-30, 1e-18, 1e-9, 1e-4, 0.1, 3.0, 40.0, 200.0]
 # (dtype, rtol, why)

@@ -10,29 +10,44 @@ import pytest
 
 ENGINE = Path(__file__).parent.parent / "engine"
 ORDER = [
-    *("errors", "files", "table", "results"),
-    *("cells", "sums", "quantiles", "analysis", "terminal", "report"),
-    *("knockouts", "pieces", "prompts"),
-    *("difference", "products", "split", "projection", "rotary", "batches", "masks", "causal", "attention"),
-    *("decoder", "sweep", "distances", "passes", "capture", "replay"),
-    *("families", "angles", "assembly", "adoption", "devices", "demo", "tensors", "sources", "weights", "checkpoints"),
-    *("impact", "schedule", "many", "measuring", "experiment", "summary", "walkthrough", "verification", "commands"),
+    *("errors", "files", "tables.table", "tables.results"),
+    *(f"findings.{name}" for name in ("cells", "sums", "quantiles", "analysis", "terminal", "report")),
+    *("text.knockouts", "text.pieces", "text.prompts"),
+    *(f"kernels.{name}" for name in ("difference", "products", "split", "projection", "rotary", "batches", "masks")),
+    *("kernels.causal", "kernels.attention", "demo"),
+    *(f"model.{name}" for name in ("decoder", "families", "angles", "assembly", "adoption", "devices", "tensors")),
+    *("model.sources", "model.weights", "model.checkpoints"),
+    *(f"sweeps.{name}" for name in ("sweep", "distances", "passes", "capture", "replay")),
+    *("runs.impact", "runs.schedule", "runs.many", "runs.measuring"),
+    *("experiment", "summary", "walkthrough", "verification", "commands"),
 ]
 """A module may import what stands before it, and its own folder."""
 
 
+def place(dotted):
+    """The entry of ORDER that a module below ``engine`` belongs to; None for the door of a folder."""
+    parts = dotted.split(".")
+    return next((".".join(parts[:n]) for n in (1, 2) if ".".join(parts[:n]) in ORDER), None)
+
+
 def imported(path):
-    """The engine modules that a file imports, inside functions too."""
+    """The entries of ORDER that a file imports, inside functions too."""
     for node in ast.walk(ast.parse(path.read_text())):
-        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        yield from (name.split(".")[1] for name in names if name.startswith("engine."))
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found = {place(name.removeprefix("engine.")) for name in names if name.startswith("engine.")}
+        yield from found - {None}
 
 
 def modules():
+    doors = {ENGINE / "__init__.py", *(ENGINE / entry.split(".")[0] / "__init__.py" for entry in ORDER if "." in entry)}
     for path in sorted(ENGINE.rglob("*.py")):
-        if path != ENGINE / "__init__.py":
-            yield path.relative_to(ENGINE).parts[0].removesuffix(".py"), path
+        if path not in doors:
+            dotted = ".".join(path.relative_to(ENGINE).with_suffix("").parts)
+            yield place(dotted) or dotted, path
 
 
 @pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: getattr(value, "name", value))
@@ -45,7 +60,13 @@ def test_imports_go_one_way(module, path):
 def test_the_readme_lists_every_module_in_order():
     readme = (ENGINE.parent / "README.md").read_text(encoding="utf-8")
     listing = readme.split("```\nengine/\n")[1].split("```")[0].split("benchmarks/")[0]
-    listed = re.findall(r"\b(\w+)(?:\.py|/)(?=\s)", listing)
+    listed, folder = [], ""
+    for line in listing.splitlines():
+        folder = folder if line.startswith("    ") else ""
+        names = re.findall(r"\b(\w+)(?:\.py|/)(?=\s)", line)
+        if names and names[0] in {entry.split(".")[0] for entry in ORDER if "." in entry} and not folder:
+            folder = f"{names.pop(0)}."
+        listed += [folder + name for name in names]
     assert listed == ORDER
 
 
@@ -80,10 +101,9 @@ def test_public_names_are_loaded_when_used():
 def test_kernels_name_their_axes():
     """Shapes are changed by einops patterns, not by positions of axes."""
     forbidden = {"view", "transpose", "permute", "swapaxes", "unsqueeze", "squeeze"}
-    for name in ("attention", "rotary", "difference", "products", "split", "projection", "sweep", "decoder", "batches"):
-        tree = ast.parse((ENGINE / f"{name}.py").read_text())
-        used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-        assert not used & forbidden, f"{name} uses {used & forbidden}"
+    for path in (*(ENGINE / "kernels").glob("*.py"), ENGINE / "model" / "decoder.py", ENGINE / "sweeps" / "sweep.py"):
+        used = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        assert not used & forbidden, f"{path.name} uses {used & forbidden}"
 
 
 def test_functions_stay_short():

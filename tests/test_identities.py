@@ -9,12 +9,12 @@ from tiny import CASES, build, token_ids
 
 from benchmarks.oracle import float64_model
 from engine import AttentionMasker
-from engine.attention import query_scores
-from engine.batches import make_batch
-from engine.distances import measure_readouts
-from engine.knockouts import Knockouts, single_tokens
-from engine.masks import visible_keys
-from engine.sweep import Limits, sweep
+from engine.kernels.attention import query_scores
+from engine.kernels.batches import make_batch
+from engine.kernels.masks import visible_keys
+from engine.sweeps.distances import measure_readouts
+from engine.sweeps.sweep import Limits, sweep
+from engine.text.knockouts import Knockouts, single_tokens
 
 BY_NAME = {case.name: case for case in CASES}
 LOCAL = ["qwen3", "qwen3-window", "qwen2", "llama-bias", "mistral-window"]

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from tiny import BASE, CASES, DYNAMIC, LINEAR, LLAMA3, LONGROPE, VOCAB, YARN, build, token_ids
 
 from engine import AttentionMasker
-from engine.angles import configured_rope
-from engine.batches import make_batch
-from engine.checkpoints import build_decoder, load_model, open_checkpoint
 from engine.errors import ModelError
-from engine.families import FAMILIES
-from engine.knockouts import single_tokens
-from engine.sweep import sweep
+from engine.kernels.batches import make_batch
+from engine.model.angles import configured_rope
+from engine.model.checkpoints import build_decoder, load_model, open_checkpoint
+from engine.model.families import FAMILIES
+from engine.sweeps.sweep import sweep
+from engine.text.knockouts import single_tokens
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -285,7 +285,7 @@ def hub(tmp_path, monkeypatch):
     (cache / "refs" / "main").write_text("0123")
     save("qwen3", folder)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("engine.sources.HfApi.model_info", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr("engine.model.sources.HfApi.model_info", lambda *args, **kwargs: 1 / 0)
     return folder
 
 
@@ -308,8 +308,10 @@ def test_only_what_is_needed_is_downloaded(hub, monkeypatch):
     index = {"weight_map": dict.fromkeys(names, "weights-a.safetensors")}
     (hub / "model.safetensors.index.json").write_text(json.dumps(index))
     asked = []
-    monkeypatch.setattr("engine.sources.HfApi.model_info", lambda *args, **kwargs: None)
-    monkeypatch.setattr("engine.sources.snapshot_download", lambda name, **kwargs: asked.append(kwargs) or str(hub))
+    monkeypatch.setattr("engine.model.sources.HfApi.model_info", lambda *args, **kwargs: None)
+    monkeypatch.setattr(
+        "engine.model.sources.snapshot_download", lambda name, **kwargs: asked.append(kwargs) or str(hub)
+    )
     AttentionMasker.from_pretrained("owner/name", device="cpu")
     patterns = [pattern for kwargs in asked for pattern in kwargs["allow_patterns"]]
     assert list(filter_repo_objects(needed + others, allow_patterns=patterns)) == needed

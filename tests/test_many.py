@@ -10,8 +10,8 @@ from tokenizers_for_tests import byte_level
 
 from engine import AttentionMasker
 from engine.errors import ModelError, NumbersError, OutOfMemoryError, PromptError, SelectionError
-from engine.many import FIRST_AHEAD
-from engine.schedule import Schedule
+from engine.runs.many import FIRST_AHEAD
+from engine.runs.schedule import Schedule
 
 BY_NAME = {case.name: case for case in CASES}
 NAMES = ["qwen3", "qwen3-window", "qwen2", "llama-bias", "mistral-window", "llama-dynamic", "llama-longrope"]

@@ -8,9 +8,9 @@ from tiny import CASES, build, token_ids
 from benchmarks.naive import naive_table, run_naive
 from benchmarks.oracle import float64_model
 from engine import AttentionMasker
-from engine.batches import make_batch
-from engine.knockouts import single_tokens
-from engine.sweep import sweep
+from engine.kernels.batches import make_batch
+from engine.sweeps.sweep import sweep
+from engine.text.knockouts import single_tokens
 
 # (dtype of the run, rtol, atol as a share of the largest value, why)
 FORWARD_TOLERANCES = [

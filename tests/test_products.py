@@ -5,9 +5,9 @@ import pytest
 import torch
 from tiny import CASES, build, token_ids
 
-import engine.products as products
+import engine.kernels.products as products
 from engine import AttentionMasker
-from engine.projection import Projection
+from engine.kernels.projection import Projection
 
 BY_NAME = {case.name: case for case in CASES}
 

@@ -6,9 +6,9 @@ import torch
 from tokenizers_for_tests import byte_level, sentencepiece
 
 from engine.errors import PromptError, SelectionError
-from engine.knockouts import Knockouts, select, single_tokens
-from engine.pieces import byte_alphabet, readable_pieces
-from engine.prompts import read_prompt
+from engine.text.knockouts import Knockouts, select, single_tokens
+from engine.text.pieces import byte_alphabet, readable_pieces
+from engine.text.prompts import read_prompt
 
 LIMITS = {"vocab_size": 500, "max_positions": 20}
 

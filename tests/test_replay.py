@@ -12,10 +12,10 @@ import torch
 from tape import TapeRecorder
 from tiny import CASES, VOCAB, build
 
-import engine.replay as replay
+import engine.sweeps.replay as replay
 from engine import AttentionMasker
-from engine.decoder import Decoder
-from engine.replay import REPEATS, Replay
+from engine.model.decoder import Decoder
+from engine.sweeps.replay import REPEATS, Replay
 
 BY_NAME = {case.name: case for case in CASES}
 REPLAYED = ["qwen3", "qwen3-yarn", "qwen2-window", "llama-bias", "llama-dynamic", "llama-gelu", "mistral-long"]

@@ -10,10 +10,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from engine import results
 from engine.errors import ResultsError
-from engine.results import check_writable, reading, scan_table, write_table
-from engine.table import IMPACT_COLUMNS, variant_names
+from engine.tables import results
+from engine.tables.results import check_writable, reading, scan_table, write_table
+from engine.tables.table import IMPACT_COLUMNS, variant_names
 
 FORMATS = ("csv", "parquet", "jsonl")
 HEADER = ",".join(IMPACT_COLUMNS)
@@ -120,7 +120,7 @@ def test_standard_output_gets_csv_and_nothing_else(monkeypatch):
 
 
 def test_a_full_standard_output_is_one_line():
-    script = "from engine.results import *; import polars as pl; write_table(pl.DataFrame({'a': [1]}), '-')"
+    script = "from engine.tables.results import *; import polars as pl; write_table(pl.DataFrame({'a': [1]}), '-')"
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with Path("/dev/full").open("w") as full:

@@ -8,9 +8,9 @@ from tiny import CASES, build, token_ids
 
 from benchmarks.oracle import float64_model
 from engine import AttentionMasker
-from engine.products import exact_products
-from engine.projection import Projection
-from engine.split import bfloat16_terms, product_of_terms, splits
+from engine.kernels.products import exact_products
+from engine.kernels.projection import Projection
+from engine.kernels.split import bfloat16_terms, product_of_terms, splits
 
 BY_NAME = {case.name: case for case in CASES}
 CPU = torch.device("cpu")
@@ -103,7 +103,7 @@ def test_only_bfloat16_weights_are_split():
 
 def test_where_a_checkpoint_is_kept_as_stored(monkeypatch):
     stored, asked, gpu = torch.bfloat16, torch.float32, torch.device("cuda")
-    monkeypatch.setattr("engine.split._has_kernel", lambda device: True)
+    monkeypatch.setattr("engine.kernels.split._has_kernel", lambda device: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert splits(gpu, stored=stored, asked=asked)
     assert not splits(CPU, stored=stored, asked=asked)
@@ -115,7 +115,7 @@ def test_where_a_checkpoint_is_kept_as_stored(monkeypatch):
 
 
 def test_a_device_without_the_kernel_is_found_out():
-    from engine.split import _has_kernel
+    from engine.kernels.split import _has_kernel
 
     assert not _has_kernel(CPU)
 
@@ -183,7 +183,7 @@ def test_a_bfloat16_checkpoint_keeps_its_matrices_where_splitting_pays(tmp_path,
     save_file(stored | norms, tmp_path / "model.safetensors", metadata={"format": "pt"})
     ids = token_ids(BY_NAME["qwen3"])
     expected = AttentionMasker.from_pretrained(tmp_path, device="cpu").measure(ids).distances
-    monkeypatch.setattr("engine.checkpoints.splits", lambda device, *, stored, asked: stored == torch.bfloat16)
+    monkeypatch.setattr("engine.model.checkpoints.splits", lambda device, *, stored, asked: stored == torch.bfloat16)
     masker = AttentionMasker.from_pretrained(tmp_path, device="cpu")
     assert {weight.dtype for part in masker.decoder.projections() for weight in part.weights} == {torch.bfloat16}
     assert all(part.split for part in (*masker.decoder.projections(), masker.decoder.unembedding))

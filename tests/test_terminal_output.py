@@ -19,11 +19,11 @@ from engine.commands.arguments import MOST_INDICES, parse_indices
 from engine.errors import ResultsError, SelectionError
 from engine.experiment import Impact
 from engine.files import show, write_stdout
-from engine.prompts import Prompt
-from engine.results import PROVENANCE_KEY, check_writable, read_provenance, scan_table, write_table
+from engine.findings.terminal import plain, quoted, width
 from engine.summary import summarize
-from engine.table import build_table, variant_names
-from engine.terminal import plain, quoted, width
+from engine.tables.results import PROVENANCE_KEY, check_writable, read_provenance, scan_table, write_table
+from engine.tables.table import build_table, variant_names
+from engine.text.prompts import Prompt
 
 ROOT = Path(__file__).parent.parent
 RUN = ["--prompt", "The Eiffel Tower is in", "--device", "cpu"]

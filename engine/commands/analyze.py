@@ -30,10 +30,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print the findings in ``arguments.file`` and return 0. Raises ``ResultsError`` for a file that has none."""
-    from engine.analysis import analyze
     from engine.files import show, write_stdout
-    from engine.report import as_json, as_text
-    from engine.results import read_provenance, reading, scan_table
+    from engine.findings.analysis import analyze
+    from engine.findings.report import as_json, as_text
+    from engine.tables.results import read_provenance, reading, scan_table
 
     with reading(arguments.file):
         analysis = analyze(scan_table(arguments.file), top=arguments.top, skip_first=arguments.skip_first)

@@ -13,7 +13,7 @@ from engine.files import show
 
 if TYPE_CHECKING:
     from engine.experiment import AttentionMasker, Impact
-    from engine.sweep import Readout
+    from engine.sweeps.sweep import Readout
 
 DESCRIPTION = """Which tokens does the model use, in which layer, through which head?
 
@@ -55,7 +55,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Measure the prompt, write the table, print the summary (on stderr when the table goes to stdout)."""
     layers = None if arguments.layers is None else parse_indices(arguments.layers, what="--layers")
     tokens = None if arguments.tokens is None else parse_indices(arguments.tokens, what="--tokens")
-    from engine.results import check_writable, write_table
+    from engine.tables.results import check_writable, write_table
 
     check_writable(arguments.output)
     from engine.experiment import AttentionMasker

@@ -40,9 +40,9 @@ def build_parser() -> Parser:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Show the walk through one cell and its check, then the random cells; 1 if any cell disagrees."""
-    from engine.checkpoints import load_model
     from engine.experiment import AttentionMasker
     from engine.files import show
+    from engine.model.checkpoints import load_model
     from engine.verification import check_cell
 
     if arguments.samples < 0:
@@ -79,7 +79,7 @@ def _walk(masker: "AttentionMasker", impact: "Impact", check: "CellCheck") -> It
 
 def _cell_table(check: "CellCheck") -> str:
     """Both opinions on every variant, side by side."""
-    from engine.table import variant_names
+    from engine.tables.table import variant_names
 
     lines = [f"  {'variant':<8} {'distance':<8} {'engine':>14} {'transformers':>14} {'relative error':>15}"]
     names = variant_names(len(check.engine) - 2)

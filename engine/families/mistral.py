@@ -1,7 +1,0 @@
-"""Mistral: Llama with one sliding window for all layers (later releases have none) and without biases."""
-
-from engine.families.family import Family, window_everywhere
-
-MISTRAL = Family(
-    model_type="mistral", architecture="MistralForCausalLM", config="MistralConfig", window=window_everywhere
-)

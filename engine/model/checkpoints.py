@@ -1,0 +1,149 @@
+"""Checkpoints of supported families: config, weights and tokenizer in a folder -> ``Decoder``, and what is refused.
+
+The weights are read from safetensors files straight into the decoder, without transformers' modelling code: importing
+that takes longer than a run. Remote code is never run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from engine.errors import ModelError
+from engine.kernels.split import splits
+from engine.model.angles import configured_rope
+from engine.model.assembly import WORKING_DTYPE, assemble, configured_constants
+from engine.model.decoder import Decoder
+from engine.model.devices import keep_freed_memory, memory_errors, resolve_device, resolve_dtype
+from engine.model.families import FAMILIES, Family
+from engine.model.sources import find_folder, quiet
+from engine.model.tensors import DTYPES, StoredTensor, stored_tensors
+from engine.model.weights import Weights, find_weights
+
+LOCAL = {"trust_remote_code": False, "local_files_only": True}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder whose config and headers are checked; ``tensors`` by transformers' names, none of them read yet."""
+
+    source: str
+    folder: Path
+    family: Family
+    config: Any
+    tensors: Mapping[str, StoredTensor]
+
+    @property
+    def matrix_dtype(self) -> torch.dtype | None:
+        """The dtype in which all matrices are stored, if it is one."""
+        dtypes = {tensor.dtype for tensor in self.tensors.values() if len(tensor.shape) > 1}
+        return DTYPES[dtypes.pop()] if len(dtypes) == 1 else None
+
+    def tokenizer(self) -> Any:
+        """The tokenizer, or None when the checkpoint has none (transformers then makes an empty one up)."""
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, **LOCAL)
+        except Exception as error:
+            if not any(self.folder.glob("*tok*")) and not any(self.folder.glob("vocab*")):
+                return None
+            raise _unreadable("the tokenizer", self.source, error) from error
+        return tokenizer if len(tokenizer) > len(tokenizer.added_tokens_decoder) else None
+
+
+def load_decoder(
+    name: str | Path | None, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "float32"
+) -> tuple[Decoder, Any]:
+    """The decoder in ``dtype`` on ``device``, and its tokenizer (None when the folder has none).
+
+    ``name`` is a local folder or a hub id; None is the embedded model. Memory holds the weights and one tensor more at
+    most. Raises ``ModelError`` when there is no such model, when it is of an unsupported family, or when its files are
+    broken, incomplete, pickled or quantised; ``DeviceError`` for the device and the dtype.
+    """
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    if place.type == "cpu":
+        keep_freed_memory()
+    with quiet():
+        checkpoint = open_checkpoint(name)
+        with memory_errors(place):
+            decoder = build_decoder(checkpoint, kind, place)
+        return decoder, checkpoint.tokenizer()
+
+
+def load_model(
+    name: str | Path | None, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "float32"
+) -> tuple[nn.Module, Any]:
+    """As ``load_decoder``, but the transformers model itself, for those who need its own forward."""
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    with quiet():
+        checkpoint = open_checkpoint(name)
+        architecture = getattr(transformers, checkpoint.family.architecture)
+        with memory_errors(place):
+            try:
+                model = architecture.from_pretrained(checkpoint.folder, dtype=kind, use_safetensors=True, **LOCAL)
+            except Exception as error:
+                if isinstance(error, torch.OutOfMemoryError | MemoryError):
+                    raise
+                raise _unreadable("the model", checkpoint.source, error) from error
+            return model.to(place).eval(), checkpoint.tokenizer()
+
+
+def open_checkpoint(name: str | Path | None) -> Checkpoint:
+    """The checkpoint of that name, after every check that needs no weights. Raises ``ModelError``."""
+    folder = find_folder(name)
+    source = str(folder if name is None else name)
+    family, config = _config(source, folder)
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(f"{source!r} holds an adapter beside the model; merge it into the model first")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{source!r} holds no weights in safetensors; pickled ones (*.bin) are never loaded, convert the checkpoint"
+        )
+    return Checkpoint(source, folder, family, config, find_weights(family, config, stored_tensors(folder), source))
+
+
+def build_decoder(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Decoder:
+    """The decoder of a checkpoint. Raises ``ModelError`` for damaged files and for what the config asks in vain."""
+    family, config = checkpoint.family, checkpoint.config
+    rope = configured_rope(family, config, WORKING_DTYPE[dtype], device)
+    split = splits(device, stored=checkpoint.matrix_dtype, asked=dtype)
+    weights = Weights(checkpoint.tensors, torch.bfloat16 if split else dtype, dtype, device)
+    constants = configured_constants(config)
+    decoder = assemble(family, config, weights, constants=constants, rope=rope, name=checkpoint.source)
+    if split:
+        decoder.split_products()
+    if device.type != "cpu":  # a CPU joins them when it packs them, and only if the decoder is used again
+        decoder.join()
+    return decoder
+
+
+def _config(source: str, folder: Path) -> tuple[Family, Any]:
+    """The config of a supported family, and that family."""
+    try:
+        raw, _ = transformers.PreTrainedConfig.get_config_dict(folder, **LOCAL)
+        model_type = raw.get("model_type")
+        family = FAMILIES.get(model_type)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise _unreadable("config.json", source, error) from error
+    if not raw:
+        raise ModelError(f"{source!r} holds no config.json; give the folder of a transformers checkpoint")
+    if family is None:
+        raise ModelError(
+            f"the architecture {model_type!r} of {source!r} is not supported; supported are {', '.join(FAMILIES)}"
+        )
+    if raw.get("quantization_config"):
+        raise ModelError(f"{source!r} is quantised, which is not supported; give the unquantised checkpoint")
+    try:
+        return family, getattr(transformers, family.config).from_dict(raw)
+    except Exception as error:
+        raise _unreadable("config.json", source, error) from error
+
+
+def _unreadable(part: str, source: str, error: Exception) -> ModelError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ModelError(f"cannot load {part} of {source!r} ({reason[:300]}); check the checkpoint's files")

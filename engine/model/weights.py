@@ -1,0 +1,109 @@
+"""The weights that a config calls for, found among the tensors of a checkpoint: all of them, and no others."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.errors import ModelError
+from engine.model.families import Family
+from engine.model.tensors import DTYPES, StoredTensor
+
+Shapes = Mapping[str, tuple[int, ...]]
+ROTARY_BUFFER = "rotary_emb.inv_freq"
+"""Old checkpoints store the frequencies, which follow from the config."""
+
+
+@dataclass(frozen=True)
+class Weights(Mapping[str, Tensor]):
+    """The tensors of a checkpoint, each read, cast and moved when it is asked for, and not kept.
+
+    ``dtype`` is that of matrices, ``vector_dtype`` that of norms and biases.
+    """
+
+    tensors: Mapping[str, StoredTensor]
+    dtype: torch.dtype
+    vector_dtype: torch.dtype
+    device: torch.device
+
+    def __getitem__(self, name: str) -> Tensor:
+        stored = self.tensors[name]
+        dtype = self.dtype if len(stored.shape) > 1 else self.vector_dtype
+        return stored.read().to(device=self.device, dtype=dtype)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def find_weights(
+    family: Family, config: Any, stored: Mapping[str, StoredTensor], source: str
+) -> dict[str, StoredTensor]:
+    """The stored tensors by the names of the causal model; without unembedding where the embedding serves as one.
+
+    Raises ``ModelError`` when a weight is missing, misshapen or quantised, and when there are others; ``source`` names
+    the checkpoint.
+    """
+    shapes = family.shapes(config)
+    tensors = _tied(family, config, _named(stored, shapes, family.prefix))
+    _refuse_narrow(source, tensors)
+    _refuse_missing(source, tensors, shapes, {f"{family.unembedding}.weight"} if config.tie_word_embeddings else set())
+    _refuse_foreign(source, tensors, shapes)
+    return {name: tensor for name, tensor in tensors.items() if name in shapes}
+
+
+def _named(stored: Mapping[str, StoredTensor], shapes: Shapes, prefix: str) -> dict[str, StoredTensor]:
+    """The tensors by the names of the causal model, which a base model's checkpoint leaves a prefix out of."""
+    full = {name: prefix + name for name in stored if prefix + name in shapes and prefix + name not in stored}
+    return {full.get(name, name): tensor for name, tensor in stored.items()}
+
+
+def _tied(family: Family, config: Any, tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Embedding and unembedding as transformers ties them: one for both where one is stored or both are equal."""
+    inward, outward = f"{family.embedding}.weight", f"{family.unembedding}.weight"
+    if not config.tie_word_embeddings or outward not in tensors:
+        return tensors
+    rest = {name: tensor for name, tensor in tensors.items() if name != outward}
+    if inward not in tensors:
+        return rest | {inward: tensors[outward]}
+    pair = tensors[inward], tensors[outward]
+    readable = pair[0].dtype == pair[1].dtype in DTYPES and pair[0].shape == pair[1].shape
+    return rest if readable and torch.equal(pair[0].read(), pair[1].read()) else tensors
+
+
+def _refuse_missing(source: str, tensors: Mapping[str, StoredTensor], shapes: Shapes, optional: set[str]) -> None:
+    """Nothing is filled with random numbers. ``optional`` may be missing, but not misshapen."""
+    missing = [name for name in shapes if name not in tensors and name not in optional]
+    misshapen = [name for name, shape in shapes.items() if name in tensors and tensors[name].shape != shape]
+    if lacking := sorted(missing + misshapen):
+        raise ModelError(
+            f"the checkpoint {source!r} is incomplete: {len(lacking)} weights are missing or misshapen, "
+            f"first {lacking[0]}; download it again"
+        )
+
+
+def _refuse_foreign(source: str, tensors: Mapping[str, StoredTensor], shapes: Shapes) -> None:
+    """Nothing is left over in silence."""
+    foreign = sorted(name for name in tensors if name not in shapes and not name.endswith(ROTARY_BUFFER))
+    if foreign:
+        raise ModelError(
+            f"the checkpoint {source!r} holds {len(foreign)} weights that its config.json does not account for, "
+            f"first {foreign[0]}; it is adapted, quantised or of another architecture"
+        )
+
+
+def _refuse_narrow(source: str, tensors: Mapping[str, StoredTensor]) -> None:
+    """Integers and 8-bit floats are the storage of quantised weights, whatever the config says."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise ModelError(
+                f"weight {name} of {source!r} is stored as {tensor.dtype}, a quantised format, which is not supported; "
+                "give the unquantised checkpoint"
+            )

@@ -1,0 +1,1 @@
+"""From prompts to impacts: which prompts share a pass, and what each gives."""

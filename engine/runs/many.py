@@ -1,0 +1,77 @@
+"""Many prompts: read ahead, measured in batches, given back in the order in which they came."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from engine.errors import ImpactError, NumbersError, OutOfMemoryError
+from engine.runs.impact import Impact
+from engine.runs.schedule import Job, Schedule
+
+FIRST_AHEAD, MOST_AHEAD = 16, 512
+"""Prompts that are sorted by length together: few at first, for early results, then twice as many each time. More find
+closer companions, and hold more results back."""
+
+Measure = Callable[[list[Job]], list[Impact]]
+Outcomes = dict[int, Impact | ImpactError]
+
+
+def measured_in_order(
+    prompts: Iterable[tuple[Any, Any]],
+    *,
+    schedule: Schedule,
+    prepare: Callable[[Any], Job],
+    measure: Measure,
+    reject: Callable[[Any, ImpactError], object],
+) -> Iterator[tuple[Any, Impact]]:
+    """(id, impact) of every (id, prompt) but those handed to ``reject`` with the reason, which may raise it.
+
+    Whatever ends the stream, an iterable that fails or ``reject``, the prompts before come first.
+    """
+    waiting, ahead, failure = iter(prompts), FIRST_AHEAD, None
+    while failure is None:
+        window, failure = _read(waiting, ahead)
+        outcomes = _measured([prompt for _, prompt in window], schedule, prepare, measure)
+        for place, (prompt_id, _) in enumerate(window):
+            outcome = outcomes[place]
+            if isinstance(outcome, ImpactError):
+                reject(prompt_id, outcome)
+            else:
+                yield prompt_id, outcome
+        ahead = min(2 * ahead, MOST_AHEAD)
+    if not isinstance(failure, StopIteration):
+        raise failure
+
+
+def _read(waiting: Iterator[Any], count: int) -> tuple[list[Any], Exception | None]:
+    """The next prompts, and why there are fewer than ``count``: the end, or what the iterable raised."""
+    window: list[Any] = []
+    try:
+        while len(window) < count:
+            window.append(next(waiting))
+    except Exception as reason:
+        return window, reason
+    return window, None
+
+
+def _measured(prompts: list[Any], schedule: Schedule, prepare: Callable[[Any], Job], measure: Measure) -> Outcomes:
+    """The impact of every prompt, or the reason why there is none, by its place."""
+    outcomes: Outcomes = {}
+    jobs: dict[int, Job] = {}
+    for place, prompt in enumerate(prompts):
+        try:
+            jobs[place] = prepare(prompt)
+        except ImpactError as error:
+            outcomes[place] = error
+    batches = list(schedule.batches(jobs))
+    while batches:
+        batch = batches.pop(0)
+        try:
+            impacts = schedule.run({place: jobs[place] for place in batch}, measure)
+            outcomes.update(impacts)
+        except (NumbersError, OutOfMemoryError) as error:
+            # One prompt breaks or does not fit: each by itself, to find out which.
+            if len(batch) == 1:
+                outcomes[batch[0]] = error
+            else:
+                batches[:0] = [[place] for place in batch]
+    return outcomes

@@ -1,0 +1,106 @@
+"""L2 and cosine distance between a baseline vector and the same vector under a knockout.
+
+Both come from the baseline b and the difference Δ, never from two nearly equal vectors. Axes: ``m`` difference row,
+``h`` vector (site or head), ``c`` channel.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from engine.sweeps.sweep import Limits, Readout, Site
+
+
+def distances(
+    baseline: Float[Tensor, "b h c"], delta: Float[Tensor, "m h c"], prompt: Int[Tensor, " m"]
+) -> Float[Tensor, "m h 2"]:
+    """(|Δ|, 1 - cos(b, b + Δ)) of every vector, where ``prompt`` names the baseline row of each difference row.
+
+    With Δ⊥ the part of Δ across b and m = b + Δ, for cos > 0: 1 - cos = |Δ⊥|² / (|m|²·(1 + cos)). Both vectors are
+    first scaled to their largest channels, so that no square underflows or overflows; the scalars are combined in
+    float64 where the device has it. The cosine with a zero vector is NaN; both are where a vector is not finite.
+    """
+    unit_b, largest_b = _scaled(baseline)
+    unit, largest = _scaled(delta)
+    b, ratio = unit_b.index_select(0, prompt), largest / largest_b.index_select(0, prompt)
+    size = _wide(torch.linalg.vector_norm(unit_b, dim=-1)).index_select(0, prompt)
+    along = _wide((b * unit).sum(-1)) / size.square()
+    across = unit - b * along.to(delta.dtype)[..., None]
+    moved_size = _wide(torch.linalg.vector_norm(b + unit * ratio, dim=-1))
+    scale = _wide(ratio[..., 0])
+    cosine = size * (1 + along * scale) / moved_size
+    close = (_wide(torch.linalg.vector_norm(across, dim=-1)) * scale / moved_size).square() / (1 + cosine)
+    distance = torch.where(cosine > 0, close, 1 - cosine).masked_fill(moved_size == 0, torch.nan)
+    l2 = _wide(torch.linalg.vector_norm(unit, dim=-1)) * _wide(largest[..., 0])
+    l2 = l2 + 0 * size  # NaN where the baseline is not finite, however small the difference
+    return torch.stack((l2, distance), dim=-1).to(delta.dtype)
+
+
+def _scaled(x: Float[Tensor, "n h c"]) -> tuple[Float[Tensor, "n h c"], Float[Tensor, "n h 1"]]:
+    """Vectors whose largest channel is 1, and by how much they were divided."""
+    largest = x.abs().amax(-1, keepdim=True).clamp_(min=torch.finfo(x.dtype).tiny)
+    return x / largest, largest
+
+
+def _wide(x: Float[Tensor, "m h"]) -> Float[Tensor, "m h"]:
+    return x if x.device.type == "mps" else x.double()
+
+
+class DistanceBuffer:
+    """Turns the sites of many layers into distances, several layers at a time; everything stays on the device."""
+
+    def __init__(self, prompt_of_variant: Int[Tensor, " m"], buffered_cells: int) -> None:
+        self._prompt_of_variant = prompt_of_variant
+        self._buffered_cells = buffered_cells
+        self._waiting: list[tuple[Site, ...]] = []
+        self._cells = 0
+        self._done: list[Float[Tensor, "l m site 2"]] = []
+
+    def add(self, sites: tuple[Site, ...]) -> None:
+        """Take one layer's sites."""
+        self._waiting.append(sites)
+        self._cells += sum(site.delta.numel() for site in sites)
+        if self._cells > self._buffered_cells:
+            self._reduce()
+
+    def result(self) -> Float[Tensor, "l m site 2"]:
+        """The distances of all layers, sites in the order in which they came."""
+        self._reduce()
+        return torch.cat(self._done)
+
+    def _reduce(self) -> None:
+        if self._waiting:
+            sites = [self._distances(layers) for layers in zip(*self._waiting, strict=True)]
+            self._done.append(torch.cat(sites, dim=2))
+        self._waiting, self._cells = [], 0
+
+    def _distances(self, layers: tuple[Site, ...]) -> Float[Tensor, "l m h 2"]:
+        """Layers laid end to end are rows like any others, each layer with baselines of its own."""
+        baseline = torch.cat([site.baseline for site in layers])
+        delta = layers[0].delta if len(layers) == 1 else torch.cat([site.delta for site in layers])
+        baseline, delta = (rearrange(x, "n (h c) -> n h c", h=layers[0].num_vectors) for x in (baseline, delta))
+        shifts = torch.arange(len(layers), device=delta.device) * len(layers[0].baseline)
+        prompt = rearrange(rearrange(shifts, "l -> l 1") + self._prompt_of_variant, "l m -> (l m)")
+        at_once = max(1, self._buffered_cells // delta[0].numel())
+        parts = zip(delta.split(at_once), prompt.split(at_once), strict=True)
+        measured = torch.cat([distances(baseline, part, of) for part, of in parts])
+        return rearrange(measured, "(l m) h metric -> l m h metric", l=len(layers))
+
+
+def measure_readouts(
+    readouts: Iterable[Readout], prompt_of_variant: Int[Tensor, " m"], *, limits: Limits
+) -> tuple[Float[Tensor, "l m site 2"], Float[Tensor, "r e"]]:
+    """Consume a sweep: the distances of its measured layers, still on the device, and the stream that leaves the last.
+
+    Where a vector at the query is not finite, so is its l2_distance.
+    """
+    buffer, residual = DistanceBuffer(prompt_of_variant, limits.buffered_cells), None
+    for readout in readouts:
+        residual = readout.residual
+        if readout.sites:
+            buffer.add(readout.sites)
+    assert residual is not None
+    return buffer.result(), residual

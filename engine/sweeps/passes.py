@@ -1,0 +1,69 @@
+"""One pass over one or several prompts: from their token ids to all distances, in one tensor on the device.
+
+Between two passes of the same shape nothing differs but the token ids.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from engine.kernels.batches import Batch, make_batch
+from engine.model.decoder import Decoder
+from engine.sweeps.distances import measure_readouts
+from engine.sweeps.sweep import Limits, Readout, sweep
+from engine.text.knockouts import Knockouts
+
+GPU_LIMITS = Limits(rows=1 << 12, pattern_cells=1 << 24, joint_cells=1 << 22, buffered_cells=1 << 26)
+"""A GPU wants many rows at once: it has no caches to keep them in, and idles in small products."""
+
+Prompts = Sequence[Sequence[int]]
+Shape = tuple[tuple[int, ...], tuple[Knockouts, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The layers of a decoder to be measured, and the length and the knockouts of every prompt."""
+
+    decoder: Decoder
+    lengths: tuple[int, ...]
+    knockouts: tuple[Knockouts, ...]
+    layers: tuple[int, ...]
+
+    @property
+    def shape(self) -> Shape:
+        """What prompts must have in common with others to be the same pass."""
+        return self.lengths, self.knockouts, self.layers
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that a layer computes: one per token and one per variant."""
+        return sum(self.lengths) + sum(len(knockouts.masked) for knockouts in self.knockouts)
+
+    def batch(self, prompts: Prompts) -> Batch:
+        """The prompts (token ids) on the device."""
+        return make_batch(prompts, self.knockouts, self.decoder.device)
+
+    @property
+    def limits(self) -> Limits:
+        """What the device likes to hold at once."""
+        return GPU_LIMITS if self.decoder.device.type == "cuda" else Limits()
+
+    def readouts(self, batch: Batch, *, to_end: bool = False) -> Iterator[Readout]:
+        """What the layers show, one at a time; see ``sweep``."""
+        return sweep(self.decoder, batch, layers=self.layers, to_end=to_end, limits=self.limits)
+
+    def distances(self, batch: Batch) -> Float[Tensor, "l m site 2"]:
+        """All distances, still on the device."""
+        return measure_readouts(self.readouts(batch), batch.query_origins.rows, limits=self.limits)[0]
+
+    def first_broken_layer(self, prompts: Prompts) -> int | None:
+        """The first layer with numbers that are not finite, if there is one. Waits for the device at every layer."""
+        readouts = self.readouts(self.batch(prompts), to_end=True)
+        return next((readout.layer for readout in readouts if not _is_finite(readout)), None)
+
+
+def _is_finite(readout: Readout) -> bool:
+    vectors = [readout.residual, *(vector for site in readout.sites for vector in (site.baseline, site.delta))]
+    return all(bool(vector.isfinite().all()) for vector in vectors)

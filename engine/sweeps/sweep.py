@@ -1,0 +1,192 @@
+"""The layer loop: one pass in which every knockout of every layer rides along.
+
+The batch of a layer is the baseline and one row per variant. Queries, keys and values are common to all of them, so
+variants part from the baseline only at the scores; from there on a variant is one difference row at its query. One
+product per weight matrix serves baseline and difference rows; the baseline goes on to the next layer, the difference
+rows are read out and dropped, because every layer is cut on its own.
+
+Axes as in ``batches`` and ``attention``; ``e`` residual channel.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from engine.kernels.attention import attended, joint_z, leave_one_out, query_scores, z_difference
+from engine.kernels.batches import Batch
+from engine.kernels.causal import causal_z
+from engine.kernels.difference import Carried, carried, carry_in_chunks
+from engine.kernels.masks import MaskedCopies, Masks, masked_copies, query_masks
+from engine.kernels.rotary import RotaryTables
+from engine.model.decoder import Decoder, Layer
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What is read: ``num_vectors`` vectors side by side, their baseline per prompt and difference per variant."""
+
+    baseline: Float[Tensor, "b c"]
+    delta: Float[Tensor, "m c"]
+    num_vectors: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """What one layer shows: the stream that leaves it and, where the layer is measured, its sites Full, Attn, heads.
+
+    ``residual`` has all rows, or only the queries' rows when no later layer follows.
+    """
+
+    layer: int
+    residual: Float[Tensor, "r e"]
+    sites: tuple[Site, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what a pass holds at once; they change its memory and its use of caches, not its numbers."""
+
+    rows: int = 256
+    """Rows that go through a projection or an MLP together."""
+    pattern_cells: int = 1 << 18
+    """Cells of the variants' patterns (prompt x variant x head x key) made together."""
+    joint_cells: int = 1 << 17
+    """Cells of all patterns (row x head x key) up to which one prompt and its masked copies share one softmax."""
+    masked_variants: int = 64
+    """Single-token variants up to which each gets a mask and a softmax of its own; more share their sums."""
+    buffered_cells: int = 1 << 20
+    """Activations that become distances together: a small prompt needs one round, a long one stays in the caches."""
+
+
+def sweep(
+    decoder: Decoder, batch: Batch, *, layers: Collection[int], to_end: bool = False, limits: Limits | None = None
+) -> Iterator[Readout]:
+    """Run the layers up to the last of ``layers`` (all of them with ``to_end``) and yield each layer's readout.
+
+    Knockouts are made in ``layers`` only; the others pass the baseline on. The caller decides on inference mode.
+    """
+    run = _Run(decoder, batch, decoder.rotary(batch.positions, batch.prompts.width), limits or Limits())
+    last = len(decoder.layers) - 1 if to_end else max(layers)
+    residual = decoder.embed(batch.token_ids)
+    for index in range(last + 1):
+        readout = run.layer(index, residual, measured=index in layers, final=index == last)
+        residual = readout.residual
+        yield readout
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One batch on its way through a decoder."""
+
+    decoder: Decoder
+    batch: Batch
+    rotary: RotaryTables
+    limits: Limits
+    masks: dict[int | None, Masks] = field(default_factory=dict)
+    copies: dict[tuple[int | None, bool], MaskedCopies] = field(default_factory=dict)
+
+    def layer(self, index: int, residual: Float[Tensor, "r e"], *, measured: bool, final: bool) -> Readout:
+        """One layer; ``final`` drops the rows that nothing reads, all but the queries'.
+
+        Full is what attention and MLP add together; no two streams are subtracted.
+        """
+        layer, batch = self.decoder.layers[index], self.batch
+        z = self._attend(layer, residual, measured=measured, final=final)
+        attn_out = layer.attention.output.carry(z)
+        added, attn_delta = attn_out.split(attn_out.rows)
+        attn = (added if final else batch.at_query(added)).clone()
+        added.add_(batch.at_query(residual) if final else residual)  # from here on the stream in the middle
+        mlp_out = carry_in_chunks(layer.carry_mlp, attn_out, max_rows=self.limits.rows)
+        total, full_delta = attn_out.split(attn_out.rows + mlp_out.rows)
+        sites: tuple[Site, ...] = ()
+        if measured:
+            full = attn + self._at_query(mlp_out, final=final)
+            heads = Site(self._at_query(z, final=final), z.delta, self.decoder.heads.num_heads)
+            sites = (Site(full, full_delta), Site(attn, attn_delta), heads)
+        return Readout(index, total, sites)
+
+    def _at_query(self, x: Carried, *, final: bool) -> Float[Tensor, "b c"]:
+        """The queries' baseline rows; after the last layer's attention there are no others."""
+        return x.baseline if final else self.batch.at_query(x.baseline)
+
+    def _attend(self, layer: Layer, residual: Float[Tensor, "r e"], *, measured: bool, final: bool) -> Carried:
+        """Head outputs of every row (of the queries alone when ``final``) and, if ``measured``, their differences."""
+        attention, prompts, masks = layer.attention, self.batch.prompts, self._masks(layer.attention.window)
+        q, k, v = layer.project(residual, self.rotary, max_rows=self.limits.rows)
+        if measured and self._short and masks.blind is None:
+            copies = self._copies(attention.window, only_query=final)
+            z = joint_z(q, k, v, scale=attention.scale, copies=copies)
+            return Carried(z, copies.num_baseline, self.batch.query_origins if final else self.batch.origins)
+        keys, values = prompts.heads(k), prompts.heads(v)
+        scores = query_scores(self.batch.at_query(q), keys, scale=attention.scale, visible=masks.visible)
+        pattern = torch.softmax(scores, dim=-1)
+        if final:
+            z = rearrange(attended(pattern, values), "b kv g d -> b (kv g d)")
+        else:
+            grid = causal_z(prompts.heads(q), keys, values, scale=attention.scale, window=attention.window)
+            z = prompts.from_heads(grid)
+        if not measured:
+            return Carried(z, len(z), self.batch.origins.none())
+        delta = self._z_differences(scores, pattern, values, masks)
+        return carried(z, delta, self.batch.query_origins if final else self.batch.origins)
+
+    def _z_differences(
+        self,
+        scores: Float[Tensor, "b kv g k"],
+        pattern: Float[Tensor, "b kv g k"],
+        values: Float[Tensor, "b kv k d"],
+        masks: Masks,
+    ) -> Float[Tensor, "m c"]:
+        """The variants' differences: one masked softmax for each, or a leave-one-out where single tokens are many."""
+        if self.batch.variants.width > self.limits.masked_variants and self.batch.single_keys is not None:
+            return self.batch.variants.rows(self._left_out(scores, pattern, values, self.batch.single_keys))
+        at_once = max(1, self.limits.pattern_cells // scores.numel())
+        hidden = self.batch.hidden.split(at_once, dim=2)
+        blind = [None] * len(hidden) if masks.blind is None else masks.blind.split(at_once, dim=2)
+        parts = [z_difference(scores, pattern, values, hidden=h, blind=b) for h, b in zip(hidden, blind, strict=True)]
+        return self.batch.variants.rows(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+
+    def _left_out(
+        self,
+        scores: Float[Tensor, "b kv g k"],
+        pattern: Float[Tensor, "b kv g k"],
+        values: Float[Tensor, "b kv k d"],
+        keys: Int[Tensor, "b v"],
+    ) -> Float[Tensor, "b v c"]:
+        """The differences of single hidden keys, some key/value heads at a time, to keep the sums in the caches."""
+        b, kv, k, d = values.shape
+        delta = values.new_empty(b, k, kv, scores.shape[2] * d)
+        at_once = max(1, self.limits.pattern_cells * kv // (scores.numel() * d))
+        for start in range(0, kv, at_once):
+            part = slice(start, start + at_once)
+            some = leave_one_out(scores[:, part], pattern[:, part], values[:, part])
+            delta[:, :, part] = rearrange(some, "b k (kv c) -> b k kv c", c=delta.shape[3])
+        flat = rearrange(delta, "b k kv c -> b k (kv c)")
+        if self.batch.every_key:
+            return flat
+        return flat.gather(1, rearrange(keys, "b v -> b v 1").expand(-1, -1, flat.shape[2]))
+
+    def _masks(self, window: int | None) -> Masks:
+        if window not in self.masks:
+            self.masks[window] = query_masks(self.batch, window)
+        return self.masks[window]
+
+    def _copies(self, window: int | None, *, only_query: bool) -> MaskedCopies:
+        key = (window, only_query)
+        if key not in self.copies:
+            heads, dtype = self.decoder.heads, self.decoder.dtype
+            group = heads.num_heads // heads.num_kv_heads
+            self.copies[key] = masked_copies(self.batch, window, only_query=only_query, group=group, dtype=dtype)
+        return self.copies[key]
+
+    @cached_property
+    def _short(self) -> bool:
+        """Whether the batch is one prompt whose scores, with those of all its masked copies, may lie in memory."""
+        prompts, num_heads = self.batch.prompts, self.decoder.heads.num_heads
+        cells = (prompts.width + self.batch.variants.width) * prompts.width * num_heads
+        return len(prompts.lengths) == 1 and cells <= self.limits.joint_cells

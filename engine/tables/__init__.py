@@ -1,0 +1,1 @@
+"""The impact table, and the files that hold one."""
