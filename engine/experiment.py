@@ -106,7 +106,9 @@ class AttentionMasker:
         """
         self._take_edits()
         chosen = select(layers, len(self.decoder.layers), what="layer")
-        job = self._measuring.job(prompt, chosen, tokens)
+        (job,) = self._measuring.jobs([prompt], chosen, tokens)
+        if isinstance(job, ImpactError):
+            raise job
         self._settle()
         (impact,) = self._measuring.measure([job], chosen, next_tokens=next_tokens, watch=watch)
         return impact
@@ -146,7 +148,7 @@ class AttentionMasker:
         return measured_in_order(
             prompts.items() if isinstance(prompts, Mapping) else enumerate(prompts),
             schedule=Schedule(self.decoder),
-            prepare=lambda prompt: self._measuring.job(prompt, chosen, tokens),
+            prepare=lambda window: self._measuring.jobs(window, chosen, tokens),
             measure=lambda jobs: self._measuring.measure(jobs, chosen),
             reject=rejected or _raise,
         )

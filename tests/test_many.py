@@ -159,7 +159,7 @@ def test_what_is_no_model_is_refused(model):
 
 def test_batches_keep_to_the_budget_and_hold_every_job_once():
     masker = masker_of("qwen3")
-    jobs = dict(enumerate(masker._measuring.job(prompt, (0,), None) for prompt in drawn(range(2, 40))))
+    jobs = dict(enumerate(masker._measuring.jobs(drawn(range(2, 40)), (0,), None)))
     schedule = Schedule(masker.decoder)
     schedule.rows = 50
     batches = list(schedule.batches(jobs))

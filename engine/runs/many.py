@@ -11,6 +11,7 @@ FIRST_AHEAD, MOST_AHEAD = 16, 512
 """Prompts that are sorted by length together: few at first, for early results, then twice as many each time. More find
 closer companions, and hold more results back."""
 
+Prepare = Callable[[list[Any]], list[Job | ImpactError]]
 Measure = Callable[[list[Job]], list[Impact]]
 Outcomes = dict[int, Impact | ImpactError]
 
@@ -19,7 +20,7 @@ def measured_in_order(
     prompts: Iterable[tuple[Any, Any]],
     *,
     schedule: Schedule,
-    prepare: Callable[[Any], Job],
+    prepare: Prepare,
     measure: Measure,
     reject: Callable[[Any, ImpactError], object],
 ) -> Iterator[tuple[Any, Impact]]:
@@ -30,7 +31,7 @@ def measured_in_order(
     waiting, ahead, failure = iter(prompts), FIRST_AHEAD, None
     while failure is None:
         window, failure = _read(waiting, ahead)
-        outcomes = _measured([prompt for _, prompt in window], schedule, prepare, measure)
+        outcomes = measured(prepare([prompt for _, prompt in window]), schedule=schedule, measure=measure)
         for place, (prompt_id, _) in enumerate(window):
             outcome = outcomes[place]
             if isinstance(outcome, ImpactError):
@@ -53,15 +54,10 @@ def _read(waiting: Iterator[Any], count: int) -> tuple[list[Any], Exception | No
     return window, None
 
 
-def _measured(prompts: list[Any], schedule: Schedule, prepare: Callable[[Any], Job], measure: Measure) -> Outcomes:
+def measured(prepared: list[Job | ImpactError], *, schedule: Schedule, measure: Measure) -> Outcomes:
     """The impact of every prompt, or the reason why there is none, by its place."""
-    outcomes: Outcomes = {}
-    jobs: dict[int, Job] = {}
-    for place, prompt in enumerate(prompts):
-        try:
-            jobs[place] = prepare(prompt)
-        except ImpactError as error:
-            outcomes[place] = error
+    outcomes: Outcomes = {place: error for place, error in enumerate(prepared) if isinstance(error, ImpactError)}
+    jobs = {place: job for place, job in enumerate(prepared) if isinstance(job, Job)}
     batches = list(schedule.batches(jobs))
     while batches:
         batch = batches.pop(0)

@@ -1,6 +1,7 @@
 """One decoder at work: prompts become jobs, and jobs that share a pass become impacts."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from engine.errors import NumbersError, PromptError
+from engine.errors import ImpactError, NumbersError, PromptError
 from engine.kernels.products import exact_products
 from engine.model.decoder import Decoder
 from engine.model.devices import memory_errors
@@ -21,7 +22,7 @@ from engine.sweeps.sweep import Readout
 from engine.tables.table import variant_names
 from engine.text.knockouts import Knockouts, single_tokens
 from engine.text.pieces import readable_pieces
-from engine.text.prompts import Prompt, read_prompt
+from engine.text.prompts import Prompt, read_prompt, read_prompts
 
 
 class Measuring:
@@ -32,14 +33,15 @@ class Measuring:
 
     def read(self, prompt: str | Sequence[int]) -> Prompt:
         """Tokenize and check a prompt. Raises ``PromptError``."""
-        limits = {"vocab_size": self.decoder.vocab_size, "max_positions": self.decoder.max_positions}
-        return read_prompt(prompt, self.tokenizer, **limits)
+        return read_prompt(prompt, self.tokenizer, **self._limits)
 
-    def job(self, prompt: Any, layers: Sequence[int], tokens: Sequence[int] | None) -> Job:
-        """The prompt, read, with its knockouts. Raises ``PromptError`` and ``SelectionError``."""
-        read = self.read(prompt)
-        knockouts = single_tokens(len(read), tokens)
-        return Job(read, knockouts, self._undefined(knockouts, layers))
+    def jobs(
+        self, prompts: Sequence[Any], layers: Sequence[int], tokens: Sequence[int] | None
+    ) -> list[Job | ImpactError]:
+        """The prompts, read, with their knockouts; in the place of one that cannot be measured, why not."""
+        plans = cache(lambda length: self._plan(length, layers, tokens))
+        found = read_prompts(prompts, self.tokenizer, **self._limits)
+        return [each if isinstance(each, ImpactError) else _job(each, plans(len(each))) for each in found]
 
     def measure(
         self,
@@ -71,6 +73,18 @@ class Measuring:
             for job, part, tokens in zip(jobs, parts, likeliest, strict=True)
         ]
 
+    @property
+    def _limits(self) -> dict[str, int]:
+        return {"vocab_size": self.decoder.vocab_size, "max_positions": self.decoder.max_positions}
+
+    def _plan(self, length: int, layers: Sequence[int], tokens: Sequence[int] | None) -> "Plan":
+        """What is the same for all prompts of one length, or why they cannot be measured."""
+        try:
+            knockouts = single_tokens(length, tokens)
+            return knockouts, self._undefined(knockouts, layers)
+        except ImpactError as error:
+            return error
+
     def _undefined(self, knockouts: Knockouts, layers: Sequence[int]) -> Bool[np.ndarray, "l v"]:
         """The cells whose query is left with nothing to attend to. Raises ``PromptError`` if that is all of them."""
         windows = [self.decoder.layers[layer].attention.window for layer in layers]
@@ -93,6 +107,13 @@ class Measuring:
         top = torch.softmax(logits, dim=-1).topk(min(count, len(logits)))
         pieces = readable_pieces(top.indices.tolist(), self.tokenizer)
         return tuple(zip(pieces, top.values.tolist(), strict=True))
+
+
+Plan = tuple[Knockouts, Bool[np.ndarray, "l v"]] | ImpactError
+
+
+def _job(prompt: Prompt, plan: Plan) -> Job | ImpactError:
+    return plan if isinstance(plan, ImpactError) else Job(prompt, *plan)
 
 
 def _what_broke(layer: int | None) -> str:

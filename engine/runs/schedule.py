@@ -37,10 +37,13 @@ class Job:
 
 
 class Schedule:
-    """Batches for one decoder. Its budget of rows is halved whenever the device runs out of memory, and stays there."""
+    """Batches for one decoder, of at most ``rows`` rows (default: what suits the device) and what memory allows.
 
-    def __init__(self, decoder: Decoder) -> None:
-        most = MOST_ROWS.get(decoder.device.type, MOST_ROWS["cpu"])
+    The budget is halved whenever the device runs out of memory, and stays there.
+    """
+
+    def __init__(self, decoder: Decoder, *, rows: int | None = None) -> None:
+        most = rows or MOST_ROWS.get(decoder.device.type, MOST_ROWS["cpu"])
         in_memory = SHARE_OF_FREE_MEMORY * free_bytes(decoder.device) / _bytes_per_row(decoder)
         self.rows = max(1, min(most, int(in_memory)))
         self._same_length = decoder.rope_by_length
@@ -49,11 +52,16 @@ class Schedule:
     def batches(self, jobs: Mapping[Key, Job]) -> Iterator[list[Key]]:
         """Keys of jobs that share a pass, longest prompts first: what does not fit shows at once."""
         batch: list[Key] = []
+        rows = length = 0
         for key in sorted(jobs, key=lambda key: -jobs[key].num_rows):
-            if batch and not self._has_room([jobs[other] for other in batch], jobs[key]):
+            job = jobs[key]
+            # Rotary tables that rescale by the longest prompt are for prompts of that length only.
+            fits = rows + job.num_rows <= self.rows and (not self._same_length or len(job.prompt) == length)
+            if batch and not fits:
                 yield batch
-                batch = []
+                batch, rows = [], 0
             batch.append(key)
+            rows, length = rows + job.num_rows, len(job.prompt)
         if batch:
             yield batch
 
@@ -73,12 +81,6 @@ class Schedule:
         pairs = list(jobs.items())
         middle = len(pairs) // 2
         return self.run(dict(pairs[:middle]), measure) | self.run(dict(pairs[middle:]), measure)
-
-    def _has_room(self, batch: list[Job], job: Job) -> bool:
-        """Whether one more job fits. Tables that rescale by the longest prompt are for prompts of that length only."""
-        if self._same_length and len(job.prompt) != len(batch[0].prompt):
-            return False
-        return sum(other.num_rows for other in (*batch, job)) <= self.rows
 
 
 def _bytes_per_row(decoder: Decoder) -> int:

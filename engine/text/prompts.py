@@ -1,6 +1,6 @@
 """Text to token ids. This file and ``pieces`` are the only users of a tokenizer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,29 +22,61 @@ class Prompt:
         return len(self.token_ids)
 
 
-def read_prompt(source: str | Sequence[int], tokenizer: Any, *, vocab_size: int, max_positions: int) -> Prompt:
-    """Tokenize text (or take token ids as they are) and check that the model can read it.
+def read_prompts(
+    sources: Sequence[Any], tokenizer: Any, *, vocab_size: int, max_positions: int
+) -> list[Prompt | PromptError]:
+    """Tokenize texts (or take token ids as they are) and check that the model can read them.
 
-    Raises ``PromptError`` for an empty or one-token prompt, one longer than ``max_positions``, an id outside the
-    vocabulary, text that is not valid Unicode, and text without a tokenizer.
+    In the place of an empty or one-token prompt, one longer than ``max_positions``, an id outside the vocabulary, text
+    that is not valid Unicode, and text without a tokenizer stands the ``PromptError`` that says so.
     """
-    token_ids = _tokenize(source, tokenizer) if isinstance(source, str) else _as_ids(source)
-    _check(token_ids, vocab_size=vocab_size, max_positions=max_positions)
-    return Prompt(token_ids, readable_pieces(token_ids, tokenizer))
+    found = [_attempt(_readable, source, tokenizer) for source in sources]
+    tokenized = iter(_tokenized([text for text in found if isinstance(text, str)], tokenizer))
+    ids = [next(tokenized) if isinstance(each, str) else each for each in found]
+    checked = [_attempt(_checked_ids, each, vocab_size, max_positions) for each in ids]
+    different = sorted({token_id for each in checked if isinstance(each, tuple) for token_id in each})
+    piece = dict(zip(different, readable_pieces(different, tokenizer), strict=True)).__getitem__
+    return [Prompt(each, tuple(map(piece, each))) if isinstance(each, tuple) else each for each in checked]
 
 
-def _tokenize(text: str, tokenizer: Any) -> tuple[int, ...]:
+def read_prompt(source: Any, tokenizer: Any, *, vocab_size: int, max_positions: int) -> Prompt:
+    """As ``read_prompts``, for one; raises the ``PromptError``."""
+    (found,) = read_prompts([source], tokenizer, vocab_size=vocab_size, max_positions=max_positions)
+    if isinstance(found, PromptError):
+        raise found
+    return found
+
+
+def _attempt(step: Callable[..., Any], source: Any, *arguments: Any) -> Any:
+    """What ``step`` makes of a prompt, or the error that it met; an error from before stays."""
+    if isinstance(source, PromptError):
+        return source
+    try:
+        return step(source, *arguments)
+    except PromptError as error:
+        return error
+
+
+def _readable(source: Any, tokenizer: Any) -> str | tuple[int, ...]:
+    """A text that can be tokenized, or token ids. Raises ``PromptError``."""
+    if not isinstance(source, str):
+        return _as_ids(source)
     if tokenizer is None:
         raise PromptError(
             "this model has no tokenizer, so it reads no text; give a folder with tokenizer files, or ids from Python"
         )
-    if not text:
+    if not source:
         raise PromptError("the prompt is empty; give at least two tokens of text")
     try:
-        text.encode("utf-8")
+        source.encode("utf-8")
     except UnicodeEncodeError as error:
         raise PromptError(f"the prompt is not valid text: {error.reason} at character {error.start}") from None
-    return tuple(tokenizer(text, verbose=False)["input_ids"])
+    return source
+
+
+def _tokenized(texts: list[str], tokenizer: Any) -> list[tuple[int, ...]]:
+    """The token ids of checked texts, all in one call: a call costs more than a short text."""
+    return [tuple(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]] if texts else []
 
 
 def _as_ids(source: Any) -> tuple[int, ...]:
@@ -63,7 +95,8 @@ def _as_ids(source: Any) -> tuple[int, ...]:
     return tuple(array.tolist())
 
 
-def _check(token_ids: tuple[int, ...], *, vocab_size: int, max_positions: int) -> None:
+def _checked_ids(token_ids: tuple[int, ...], vocab_size: int, max_positions: int) -> tuple[int, ...]:
+    """Raise ``PromptError`` unless the model can read these ids."""
     if len(token_ids) < 2:
         raise PromptError(
             f"the prompt has {len(token_ids)} of the two tokens it needs: with a lone token masked "
@@ -74,3 +107,4 @@ def _check(token_ids: tuple[int, ...], *, vocab_size: int, max_positions: int) -
     for token_id in (min(token_ids), max(token_ids)):
         if not 0 <= token_id < vocab_size:
             raise PromptError(f"there is no token {token_id}; this model has ids 0 to {vocab_size - 1}")
+    return token_ids
