@@ -2,6 +2,7 @@
 
     from engine import AttentionMasker, run_masking_experiment
     table = run_masking_experiment("The Eiffel Tower is in")
+    results = read_results("impacts")                            # a dataset of many prompts
 
 Names are loaded when first used, so importing the package costs nothing.
 """
@@ -10,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engine.datasets.reading import read_results as read_results
     from engine.errors import ImpactError as ImpactError
     from engine.experiment import AttentionMasker as AttentionMasker
     from engine.experiment import run_masking_experiment as run_masking_experiment
@@ -18,8 +20,9 @@ _HOME = {
     "AttentionMasker": "engine.experiment",
     "run_masking_experiment": "engine.experiment",
     "ImpactError": "engine.errors",
+    "read_results": "engine.datasets.reading",
 }
-__all__ = ["AttentionMasker", "ImpactError", "run_masking_experiment"]
+__all__ = ["AttentionMasker", "ImpactError", "read_results", "run_masking_experiment"]
 
 
 def __getattr__(name: str) -> Any:

@@ -35,3 +35,11 @@ class NumbersError(ImpactError):
 
 class ResultsError(ImpactError):
     """A results file cannot be read or written, or lacks the columns of an impact table."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run over a set was stopped by Ctrl-C; what is finished stays, and the same call goes on from there."""
+
+
+class InputError(ImpactError):
+    """A file of prompts cannot be read, or lacks the columns that were named."""

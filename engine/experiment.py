@@ -2,13 +2,18 @@
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import torch
 from torch import nn
 
+from engine.datasets.blueprint import Blueprint, Source, draw
+from engine.datasets.making import Prompts, Staff, make_dataset
+from engine.datasets.manifest import Manifest
+from engine.datasets.progress import State
 from engine.errors import ImpactError, ModelError, PromptError
+from engine.files import FilePath
 from engine.model.adoption import Edition, adopt
 from engine.model.checkpoints import load_decoder
 from engine.model.decoder import Decoder
@@ -43,8 +48,14 @@ class AttentionMasker:
         self._held = None if isinstance(model, Decoder) else model
         self._edition = None if self._held is None else Edition(self._held)
         self._runs, self._settled = 0, False
+        self._source: Source | None = None
         if self.decoder.device.type == "cpu":
             keep_freed_memory()
+
+    @property
+    def measuring(self) -> Measuring:
+        """What does the work."""
+        return self._measuring
 
     @property
     def decoder(self) -> Decoder:
@@ -74,7 +85,9 @@ class AttentionMasker:
         ``device``: auto, cpu, cuda, cuda:N or mps. ``dtype``: float32, float64, or bfloat16 (products in bfloat16,
         everything between them in float32). Raises ``ModelError`` and ``DeviceError``.
         """
-        return cls(*load_decoder(model, device=device, dtype=dtype))
+        masker = cls(*load_decoder(model, device=device, dtype=dtype))
+        masker._source = Source(None if model is None else str(model), str(device), str(dtype).removeprefix("torch."))
+        return masker
 
     def run(
         self,
@@ -152,6 +165,47 @@ class AttentionMasker:
             measure=lambda jobs: self._measuring.measure(jobs, chosen),
             reject=rejected or _raise,
         )
+
+    def run_dataset(
+        self,
+        prompts: Prompts,
+        directory: FilePath,
+        *,
+        layers: Sequence[int] | None = None,
+        tokens: Sequence[int] | None = None,
+        prompt_column: str | None = None,
+        id_column: str | None = None,
+        limit: int | None = None,
+        form: Literal["parquet", "csv"] = "parquet",
+        overwrite: bool = False,
+        workers: int | None = None,
+        ray: str | None = None,
+        watch: Callable[[State], object] = lambda state: None,
+    ) -> Manifest:
+        """Measure a set of prompts of any size into a dataset in ``directory``; its manifest. See ``read_results``.
+
+        ``prompts``: the path of a ``.txt``, ``.jsonl``, ``.csv`` or ``.parquet`` file, ``-`` for standard input, a
+        mapping of ids to prompts, or any iterable. The same call goes on where a run stopped, for whatever reason;
+        ``overwrite`` replaces what is there. The work is done here, by ``workers`` processes, or on the Ray cluster at
+        ``ray`` ("local" starts one). ``watch`` is told the state after every part. Raises ``InputError``,
+        ``ResultsError`` for a folder that holds something else and a disk that takes no more, and ``Interrupted``.
+        """
+        staff = Staff(workers=workers, ray=ray)
+        choices = {"prompt_column": prompt_column, "id_column": id_column, "limit": limit}
+        blueprint = self.draw_dataset(layers=layers, tokens=tokens, form=form, **choices)
+        return make_dataset(
+            blueprint, prompts, directory, measuring=self._measuring, staff=staff, overwrite=overwrite, watch=watch
+        )
+
+    def draw_dataset(
+        self, *, layers: Sequence[int] | None, tokens: Sequence[int] | None, form: str, **choices: Any
+    ) -> Blueprint:
+        """What a dataset made with this model is made with; ``choices`` concern the input."""
+        self._take_edits()
+        self._settle(again=True)
+        chosen = select(layers, len(self.decoder.layers), what="layer")
+        positions = None if tokens is None else select(tokens, self.decoder.max_positions, what="token")
+        return draw(self._measuring, source=self._source, layers=chosen, tokens=positions, form=form, choices=choices)
 
     def _take_edits(self) -> None:
         """Read a held model again if its weights were replaced or edited since they were read."""

@@ -30,7 +30,7 @@ def new_file(path: FilePath) -> Iterator[IO[bytes]]:
 
     It gets the permissions that ``open()`` would give it, or those of the file it replaces; a link is followed.
     """
-    with _explaining(path):
+    with explaining(path):
         target = _target(path)
         temporary = _create_beside(target)
         try:
@@ -48,7 +48,7 @@ def new_file(path: FilePath) -> Iterator[IO[bytes]]:
 
 def require_writable(path: FilePath) -> None:
     """Raise the ``ResultsError`` that ``new_file`` would raise; nothing is left behind, no existing file is touched."""
-    with _explaining(path):
+    with explaining(path):
         _create_beside(_target(path)).unlink()
 
 
@@ -128,7 +128,7 @@ def _send(text: str, stream: TextIO, *, encoding: str) -> None:
 
 
 @contextmanager
-def _explaining(path: FilePath) -> Iterator[None]:
+def explaining(path: FilePath) -> Iterator[None]:
     """Turn what the system raises while ``path`` is written into a ``ResultsError``."""
     try:
         yield

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from engine.errors import ImpactError
+from engine.errors import ImpactError, Interrupted
 from engine.files import discard, show
 
 COMMANDS = ("run", "verify", "analyze")
@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImpactError as error:
         show(f"mask-impact: error: {' '.join(str(error).split())}", stream="stderr")
         return EXIT_USER_ERROR
+    except Interrupted as stop:
+        show(f"mask-impact: {stop}", stream="stderr")
+        return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         show("mask-impact: interrupted; nothing was written", stream="stderr")
         return EXIT_INTERRUPTED

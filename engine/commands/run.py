@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from engine.commands import prompt_set
 from engine.commands.arguments import Parser, parse_indices
 from engine.commands.choices import EMBEDDED, EXAMPLE_PROMPT, add_model_options, describe_model
 from engine.errors import ResultsError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from engine.experiment import AttentionMasker, Impact
     from engine.sweeps.sweep import Readout
 
+DEFAULT_FILE = "mask_impact.csv"
 DESCRIPTION = """Which tokens does the model use, in which layer, through which head?
 
 For every layer and token, set the attention logits to that token to -inf and measure at the final position how far
@@ -24,6 +26,7 @@ EPILOG = f"""examples:
   mask-impact --prompt {EXAMPLE_PROMPT!r}
   mask-impact --prompt {EXAMPLE_PROMPT!r} --model Qwen/Qwen3-0.6B --device cuda --output eiffel.parquet
   mask-impact --prompt {EXAMPLE_PROMPT!r} --layers 0-5,9 --tokens 1,3-4 --output - | head
+  mask-impact --prompts questions.jsonl --output impacts --id-column id
 
 other commands (each has its own --help; this one is also called run):
   mask-impact verify          check cells against unmodified transformers layers
@@ -38,21 +41,31 @@ def build_parser() -> Parser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--prompt", metavar="TEXT", required=True, help="the text to read")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--prompt", metavar="TEXT", help="the text to read")
+    source.add_argument(
+        "--prompts", metavar="FILE", help=".txt (one a line), .jsonl, .csv, .parquet, or - for lines of standard input"
+    )
     parser.add_argument("--layers", metavar="LIST", help="layers to cut, such as 0-5,9 (default: all)")
     parser.add_argument("--tokens", metavar="LIST", help="token positions to mask, such as 1,3-4 (default: all)")
     parser.add_argument(
         "--output",
         metavar="FILE",
-        default="mask_impact.csv",
-        help="where the table goes: .csv, .parquet or .jsonl, or - for CSV on stdout (default: %(default)s)",
+        help="where the table goes: .csv, .parquet or .jsonl, or - for CSV on stdout (default: mask_impact.csv); of a "
+        "set, the folder for its dataset (default: mask_impacts)",
     )
+    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    prompt_set.add_options(parser)
     add_model_options(parser)
     return parser
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Measure the prompt, write the table, print the summary (on stderr when the table goes to stdout)."""
+    """Measure the prompt, write the table, print the summary (on stderr when the table goes to stdout); or the set."""
+    if arguments.prompts is not None:
+        return prompt_set.execute(arguments)
+    prompt_set.refuse_options(arguments)
+    arguments.output = arguments.output or DEFAULT_FILE
     layers = None if arguments.layers is None else parse_indices(arguments.layers, what="--layers")
     tokens = None if arguments.tokens is None else parse_indices(arguments.tokens, what="--tokens")
     from engine.tables.results import check_writable, write_table
@@ -60,17 +73,19 @@ def execute(arguments: argparse.Namespace) -> int:
     check_writable(arguments.output)
     from engine.experiment import AttentionMasker
 
+    watch = iter if arguments.quiet else _progress
     started = time.perf_counter()
     masker = AttentionMasker.from_pretrained(arguments.model, device=arguments.device, dtype=arguments.dtype)
     loaded = time.perf_counter()
-    impact = masker.measure(arguments.prompt, layers=layers, tokens=tokens, next_tokens=5, watch=_progress)
+    impact = masker.measure(arguments.prompt, layers=layers, tokens=tokens, next_tokens=5, watch=watch)
     measured = time.perf_counter()
     table = impact.table()
     provenance = _provenance(arguments, masker)
     write_table(table, arguments.output, provenance=provenance)
     loading, run = loaded - started, measured - loaded
-    report = _report(arguments, impact, origin=provenance, rows=table.height, loading=loading, run=run)
-    _show(report, arguments.output)
+    if not arguments.quiet:
+        report = _report(arguments, impact, origin=provenance, rows=table.height, loading=loading, run=run)
+        _show(report, arguments.output)
     return 0
 
 

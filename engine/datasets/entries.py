@@ -24,7 +24,13 @@ class Entry:
 
 
 def entries_of(prompts: Iterable[Any] | Mapping[Any, Any]) -> Iterator[Entry]:
-    """The entries of a mapping of ids to prompts, or of any other iterable, whose ids are 0, 1, 2, ..."""
-    pairs = prompts.items() if isinstance(prompts, Mapping) else enumerate(prompts)
-    for row, (prompt_id, prompt) in enumerate(pairs):
-        yield Entry(row, prompt_id, prompt)
+    """The entries of a mapping of ids to prompts, or of any other iterable, whose ids are 0, 1, 2, ...
+
+    Ids are all whole numbers, or all texts.
+    """
+    if not isinstance(prompts, Mapping):
+        yield from (Entry(row, row, prompt) for row, prompt in enumerate(prompts))
+        return
+    numbers = all(isinstance(key, int) and not isinstance(key, bool) for key in prompts)
+    for row, (key, prompt) in enumerate(prompts.items()):
+        yield Entry(row, key if numbers else str(key), prompt)

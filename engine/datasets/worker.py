@@ -1,38 +1,105 @@
 """One worker: it measures a shard, writes what it found and returns a receipt."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from engine.datasets.folder import IMPACTS, Folder
+from engine.datasets.frames import Measured, frames
+from engine.datasets.orders import Order as Order
+from engine.datasets.orders import Receipt as Receipt
+from engine.datasets.shards import Shard
+from engine.kernels.products import keeping_to
+from engine.runs.impact import Impact
+from engine.runs.many import measured
+from engine.runs.measuring import Measuring
+from engine.runs.schedule import Job, Schedule
+
+WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
+    "parquet": lambda frame, path: frame.write_parquet(path, compression="zstd"),
+    "csv": lambda frame, path: frame.write_csv(path),
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """All that a worker needs to know; it can be sent to another process or machine."""
-
-    folder: str
-    model: str | None
-    device: str
-    dtype: str
-    layers: tuple[int, ...] | None
-    tokens: tuple[int, ...] | None
-    run_id: str
-    """Names the folder for unfinished files: what an orphan of another run writes goes nowhere."""
-    form: str = "parquet"
-    rows_per_pass: int | None = None
-    product: str | None = None
-    """The library that multiplies on a CPU, if one was chosen."""
-    threads: int | None = None
+class Stopped(Exception):  # noqa: N818 - no error: somebody asked for it
+    """The worker was told to stop in the middle of a shard."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Receipt:
-    """What became of a shard; JSON holds it."""
+class Worker:
+    """A decoder at work on the shards of one dataset.
 
-    shard: int
-    digest: str
-    counts: Mapping[str, int] = field(default_factory=dict)
-    """prompts, rejected, tokens, rows."""
-    files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
-    """Size and SHA-256 of every file, by its path in the dataset's folder."""
-    measured_s: float = 0.0
-    halvings: int = 0
-    """How often the device ran out of memory, so that passes were halved."""
+    ``stop`` can be set from another thread: ``measure`` then ends with ``Stopped`` before its next pass.
+    """
+
+    def __init__(self, order: Order, measuring: Measuring) -> None:
+        self.stop = threading.Event()
+        self._order, self._measuring = order, measuring
+        self._folder = Folder(Path(order.folder), order.form)
+        self._schedule = Schedule(measuring.decoder, rows=order.rows_per_pass)
+
+    @classmethod
+    def from_order(cls, order: Order) -> "Worker":
+        """Load the model that the order names. Raises ``ModelError`` and ``DeviceError``."""
+        import torch
+
+        from engine.model.checkpoints import load_decoder
+
+        if order.threads is not None:
+            torch.set_num_threads(order.threads)
+        decoder, tokenizer = load_decoder(order.model, device=order.device, dtype=order.dtype)
+        with keeping_to(order.product), torch.inference_mode():
+            if order.packed:
+                decoder.pack()
+        return cls(order, Measuring(decoder, tokenizer))
+
+    def __call__(self, shard: Shard) -> Receipt:
+        """Measure the shard and write it."""
+        return self.write(self.measure(shard))
+
+    def measure(self, shard: Shard) -> Measured:
+        """What each prompt of the shard gives. A bad prompt stops nothing; raises ``Stopped``."""
+        started, halvings = time.perf_counter(), self._schedule.halvings
+        prompts = [entry for entry in shard.entries if entry.defect is None]
+        with keeping_to(self._order.product):
+            jobs = self._measuring.jobs([e.prompt for e in prompts], self._order.layers, self._order.tokens)
+            found = measured(jobs, schedule=self._schedule, measure=self._pass)
+        of = {entry.row: found[place] for place, entry in enumerate(prompts)}
+        outcomes = tuple(_outcome(of.get(entry.row, entry.defect)) for entry in shard.entries)
+        return Measured(shard, outcomes, time.perf_counter() - started, self._schedule.halvings - halvings)
+
+    def write(self, measured: Measured) -> Receipt:
+        """Put the shard's files into place, its receipt last. Raises ``ResultsError``."""
+        index, run_id = measured.shard.index, self._order.run_id
+        tables, files = frames(measured), []
+        for name, frame in tables.items():
+            form = self._order.form if name == IMPACTS else "parquet"
+            files.append(self._folder.put(run_id, self._folder.piece(name, index), partial(WRITERS[form], frame)))
+        receipt = Receipt(
+            shard=index,
+            digest=measured.shard.digest,
+            counts=_counts(tables),
+            files=dict(files),
+            measured_s=measured.seconds,
+            halvings=measured.halvings,
+        )
+        self._folder.put_receipt(run_id, receipt)
+        return receipt
+
+    def _pass(self, jobs: list[Job]) -> list[Impact]:
+        if self.stop.is_set():
+            raise Stopped
+        return self._measuring.measure(jobs, self._order.layers)
+
+
+def _outcome(found: Any) -> Impact | str:
+    return found if isinstance(found, Impact) else " ".join(str(found).split())
+
+
+def _counts(tables: dict[str, pl.DataFrame]) -> dict[str, int]:
+    names = {"prompts": "prompts", "rejected": "rejected", "tokens": "tokens", "rows": IMPACTS}
+    return {count: tables[table].height if table in tables else 0 for count, table in names.items()}

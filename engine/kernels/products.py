@@ -37,7 +37,7 @@ def pack(weight: Float[Tensor, "o c"]) -> Float[Tensor, "o c"]:
 def packing_pays(weight: Float[Tensor, "o c"]) -> bool:
     """Whether the weight is not packed yet, and ``multiply`` on this machine is faster when it is."""
     plain = weight.device.type == "cpu" and weight.dtype == torch.float32 and not weight.is_mkldnn
-    return plain and _fastest_on_cpu() is _onednn
+    return plain and _on_cpu() is _onednn
 
 
 def beats_default(rows: Tensor) -> bool:
@@ -45,10 +45,40 @@ def beats_default(rows: Tensor) -> bool:
     return _product_for(rows) is not F.linear
 
 
+def cpu_product() -> str:
+    """The library that multiplies float32 rows on this process's CPU: ``torch`` (its own choice) or ``onednn``."""
+    return "onednn" if _on_cpu() is _onednn else "torch"
+
+
+@contextmanager
+def keeping_to(product: str | None) -> Iterator[None]:
+    """Use the library that ``cpu_product`` named before instead of the faster one: it gives the same digits again.
+
+    A build that lacks it, and None, change nothing.
+    """
+    before = list(_kept)
+    if product == "torch":
+        _kept[:] = [F.linear]
+    elif product == "onednn" and _onednn_works():
+        _kept[:] = [_onednn]
+    try:
+        yield
+    finally:
+        _kept[:] = before
+
+
+_kept: list[Product] = []
+"""The product that this process keeps to, if it was told to."""
+
+
 def _product_for(rows: Tensor) -> Product:
     if rows.device.type == "cpu" and rows.dtype == torch.float32:
-        return _fastest_on_cpu()
+        return _on_cpu()
     return F.linear
+
+
+def _on_cpu() -> Product:
+    return _kept[0] if _kept else _fastest_on_cpu()
 
 
 def _onednn(rows: Float[Tensor, "n c"], weight: Float[Tensor, "o c"]) -> Float[Tensor, "n o"]:
@@ -60,15 +90,24 @@ def _onednn(rows: Float[Tensor, "n c"], weight: Float[Tensor, "o c"]) -> Float[T
 @cache
 def _fastest_on_cpu() -> Product:
     """The faster of both libraries on a matrix of a few megabytes; a build without oneDNN has no choice."""
+    candidates: list[Product] = [F.linear, _onednn] if _onednn_works() else [F.linear]
+    return min(candidates, key=lambda product: _best_time_s(product, *_probe()))
+
+
+@cache
+def _onednn_works() -> bool:
+    """Whether this build has oneDNN's product, and it gives the numbers of torch's."""
+    rows, weight = _probe()
+    try:
+        return torch.allclose(_onednn(rows, weight), F.linear(rows, weight), rtol=1e-4, atol=1e-3)
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return False
+
+
+def _probe() -> tuple[Float[Tensor, "n c"], Float[Tensor, "o c"]]:
     random = torch.Generator().manual_seed(0)
     rows = torch.randn(PROBE_ROWS, PROBE_CHANNELS, generator=random)
-    weight = torch.randn(PROBE_CHANNELS, PROBE_CHANNELS, generator=random)
-    try:
-        same = torch.allclose(_onednn(rows, weight), F.linear(rows, weight), rtol=1e-4, atol=1e-3)
-    except (AttributeError, NotImplementedError, RuntimeError):
-        return F.linear
-    candidates: list[Product] = [F.linear, _onednn] if same else [F.linear]
-    return min(candidates, key=lambda product: _best_time_s(product, rows, weight))
+    return rows, torch.randn(PROBE_CHANNELS, PROBE_CHANNELS, generator=random)
 
 
 def _best_time_s(product: Product, rows: Tensor, weight: Tensor) -> float:

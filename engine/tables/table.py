@@ -5,10 +5,12 @@ it is built from an array of distances and the labels of its axes.
 """
 
 from collections.abc import Sequence
+from functools import cache
+from itertools import chain
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int
 
 IMPACT_SCHEMA: dict[str, type[pl.DataType]] = {
     "layer": pl.Int32,
@@ -19,6 +21,8 @@ IMPACT_SCHEMA: dict[str, type[pl.DataType]] = {
     "cosine_distance": pl.Float32,
 }
 IMPACT_COLUMNS = tuple(IMPACT_SCHEMA)
+PROMPT_ID = "prompt_id"
+"""The column in front where a table holds several prompts."""
 
 
 def variant_names(num_heads: int) -> list[str]:
@@ -34,31 +38,49 @@ def build_table(
     pieces: Sequence[str],
     variants: Sequence[str],
 ) -> pl.DataFrame:
-    """Lay the distances out as the long table, sorted by layer, position and variant.
+    """Lay the distances of one prompt out as the long table, sorted by layer, position and variant.
 
     ``distances`` holds (L2, cosine) in its last axis; NaN marks an undefined cell and becomes null. ``layers``,
     ``positions`` with their ``pieces`` of text, and ``variants`` label the first three axes.
     """
-    shape = distances.shape[:3]
+    one = build_tables(
+        [distances], prompt_ids=[0], layers=layers, positions=[positions], pieces=[pieces], variants=variants
+    )
+    return one.drop(PROMPT_ID)
+
+
+def build_tables(
+    distances: Sequence[Float[np.ndarray, "l _ site 2"]],
+    *,
+    prompt_ids: Sequence[int] | Sequence[str],
+    layers: Sequence[int],
+    positions: Sequence[Sequence[int]],
+    pieces: Sequence[Sequence[str]],
+    variants: Sequence[str],
+) -> pl.DataFrame:
+    """The tables of several prompts one after the other, with ``prompt_id`` in front; see ``build_table``.
+
+    Every column is laid out for all prompts at once: a column costs more to make than a short prompt's cells.
+    """
+    axes = cache(lambda count: _axes((len(layers), count, len(variants))))
+    layer, token, variant = (np.concatenate(axis) for axis in zip(*(axes(len(p)) for p in positions), strict=True))
+    rows = [cells[..., 0].size for cells in distances]
+    token += np.repeat(np.cumsum([0, *map(len, positions[:-1])]), rows)
+    cells = np.concatenate([cells.reshape(-1, 2) for cells in distances])
     kind = pl.Enum(list(variants))
-    codes = _along(np.arange(shape[2]), shape, axis=2)
     return pl.DataFrame(
         {
-            "layer": _along(np.asarray(layers, np.int32), shape, axis=0),
-            "token_masked": pl.Series(list(pieces), dtype=pl.String)[_along(np.arange(shape[1]), shape, axis=1)],
-            "token_position": _along(np.asarray(positions, np.int32), shape, axis=1),
-            "variant": pl.Series(list(variants), dtype=kind)[codes],
-            "l2_distance": _cells(distances[..., 0]),
-            "cosine_distance": _cells(distances[..., 1]),
+            PROMPT_ID: pl.Series(prompt_ids)[np.repeat(np.arange(len(rows)), rows)],
+            "layer": np.asarray(layers, np.int32)[layer],
+            "token_masked": pl.Series(list(chain.from_iterable(pieces)), dtype=pl.String)[token],
+            "token_position": np.fromiter(chain.from_iterable(positions), np.int32)[token],
+            "variant": pl.Series(list(variants), dtype=kind)[variant],
+            "l2_distance": pl.Series(cells[:, 0], nan_to_null=True),
+            "cosine_distance": pl.Series(cells[:, 1], nan_to_null=True),
         }
     )
 
 
-def _along(labels: Shaped[np.ndarray, " n"], shape: tuple[int, ...], *, axis: int) -> Shaped[np.ndarray, " rows"]:
-    """Labels of one axis repeated for every cell, in row order."""
-    aligned = np.expand_dims(labels, tuple(i for i in range(len(shape)) if i != axis))
-    return np.broadcast_to(aligned, shape).ravel()
-
-
-def _cells(values: Float[np.ndarray, "l v site"]) -> pl.Series:
-    return pl.Series(values.ravel(), nan_to_null=True)
+def _axes(shape: tuple[int, int, int]) -> tuple[Int[np.ndarray, " rows"], ...]:
+    """The index along each axis of every cell, in row order."""
+    return tuple(index.ravel() for index in np.indices(shape))

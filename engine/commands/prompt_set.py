@@ -1,0 +1,116 @@
+"""``mask-impact --prompts FILE --output DIR``: a set of prompts goes in, a dataset comes out."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.commands.arguments import Parser, parse_indices
+from engine.commands.choices import describe_model
+from engine.errors import ResultsError, SelectionError
+from engine.files import show
+
+if TYPE_CHECKING:
+    from engine.datasets.blueprint import Blueprint
+    from engine.datasets.making import Staff
+    from engine.datasets.manifest import Manifest
+    from engine.runs.measuring import Measuring
+
+DEFAULT_FOLDER = "mask_impacts"
+TABLE_SUFFIXES = (".csv", ".parquet", ".jsonl")
+OPTIONS = ("prompt_column", "id_column", "limit", "resume", "overwrite", "format", "workers", "ray")
+"""What has a meaning for sets only."""
+
+
+def add_options(parser: Parser) -> None:
+    """The options of a set; they are None where they were not given."""
+    group = parser.add_argument_group("prompt sets (--prompts)")
+    group.add_argument(
+        "--prompt-column", metavar="NAME", help="column that holds the prompts (default: prompt, or text)"
+    )
+    group.add_argument("--id-column", metavar="NAME", help="column that names each prompt (default: the row number)")
+    group.add_argument("--limit", metavar="N", type=int, help="read no more than the first N rows")
+    both = group.add_mutually_exclusive_group()
+    both.add_argument("--resume", action="store_true", default=None, help="go on where a run stopped (always so)")
+    both.add_argument("--overwrite", action="store_true", default=None, help="replace the dataset that is in DIR")
+    group.add_argument("--format", choices=("parquet", "csv"), help="of the tables in DIR (default: parquet)")
+    group.add_argument("--workers", metavar="N", type=int, help="local processes that do the work, one a GPU or more")
+    group.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        nargs="?",
+        const="local",
+        help="do the work on Ray (default: a cluster of this machine)",
+    )
+
+
+def refuse_options(arguments: argparse.Namespace) -> None:
+    """Raise ``SelectionError`` for options of a set where there is a single prompt."""
+    given = [f"--{name.replace('_', '-')}" for name in OPTIONS if getattr(arguments, name) is not None]
+    if given:
+        raise SelectionError(f"{given[0]} is for sets of prompts; give a file with --prompts, or leave it out")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Measure the set and show what became of it."""
+    folder = arguments.output or DEFAULT_FOLDER
+    if Path(folder).suffix.lower() in TABLE_SUFFIXES and not Path(folder).is_dir():
+        raise ResultsError(f"--prompts writes a folder, and {folder!r} has the name of a file; give --output a folder")
+    from engine.datasets.inputs import open_prompts
+    from engine.datasets.making import Staff, make_dataset
+    from engine.datasets.progress import Progress
+
+    staff = Staff(workers=arguments.workers, ray=arguments.ray)
+    columns = {"prompt_column": arguments.prompt_column, "id_column": arguments.id_column, "limit": arguments.limit}
+    prompts = open_prompts(arguments.prompts, **columns)
+    blueprint, measuring = _blueprint(arguments, staff)
+    progress = Progress(quiet=arguments.quiet)
+    manifest = make_dataset(
+        blueprint,
+        prompts,
+        folder,
+        measuring=measuring,
+        staff=staff,
+        overwrite=bool(arguments.overwrite),
+        watch=progress,
+        note=progress.say,
+    )
+    progress.clear()
+    if not arguments.quiet:
+        show("\n".join(_report(arguments, manifest, Path(folder))))
+    return 0
+
+
+def _blueprint(arguments: argparse.Namespace, staff: "Staff") -> "tuple[Blueprint, Measuring | None]":
+    """What the dataset is made with. The model goes out of memory again where others do the work."""
+    from engine.experiment import AttentionMasker
+
+    masker = AttentionMasker.from_pretrained(arguments.model, device=arguments.device, dtype=arguments.dtype)
+    blueprint = masker.draw_dataset(
+        layers=None if arguments.layers is None else parse_indices(arguments.layers, what="--layers"),
+        tokens=None if arguments.tokens is None else parse_indices(arguments.tokens, what="--tokens"),
+        form=arguments.format or "parquet",
+        prompt_column=arguments.prompt_column,
+        id_column=arguments.id_column,
+        limit=arguments.limit,
+    )
+    return blueprint, None if staff.is_elsewhere else masker.measuring
+
+
+def _report(arguments: argparse.Namespace, manifest: "Manifest", folder: Path) -> list[str]:
+    """What made the dataset, what is in it, how long this run took, and how to go on."""
+    from engine.datasets.folder import IMPACTS, Folder
+    from engine.datasets.progress import duration
+
+    counts, model, session = manifest["counts"], manifest["model"], manifest["times"]["sessions"][-1]
+    form = manifest["settings"]["format"]
+    size = sum(path.stat().st_size for path in Folder(folder, form).pieces(IMPACTS))
+    rejected = f", {counts['rejected']:,} rejected (see rejected.{form})" if counts["rejected"] else ""
+    shape = f"{model['layers']} layers x {model['heads']} heads, {manifest['settings']['dtype']}"
+    seconds = session["seconds"]
+    return [
+        f"Model   {describe_model(arguments)}; {shape} on {manifest['settings']['device']}",
+        f"Set     {counts['prompts']:,} prompts, {counts['tokens']:,} tokens{rejected}",
+        f"{counts['rows']:,} rows -> {folder} ({size / 1e6:,.1f} MB, {counts['parts']:,} parts)",
+        f"{duration(seconds)} for {session['shards']:,} parts, {session['rows'] / max(seconds, 1e-9):,.0f} rows/s; "
+        f"mask-impact analyze {folder} shows what stands out",
+    ]

@@ -1,0 +1,109 @@
+"""What a dataset is made with: the model, the settings and the kernel, as its manifest and its workers are told."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.datasets.manifest import Manifest, new_manifest
+from engine.datasets.orders import Order
+from engine.kernels.products import cpu_product
+from engine.model.fingerprint import fingerprint, rope_probe
+from engine.runs.measuring import Measuring
+from engine.runs.schedule import Schedule
+
+EMBEDDED = "embedded demo model"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a worker loads the model from, as ``from_pretrained`` was told."""
+
+    model: str | None
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """``source`` is None for a model that only this process holds."""
+
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    kernel: dict[str, Any]
+    source: Source | None
+
+    @property
+    def rows_per_token(self) -> int:
+        """Rows of the impact table that a masked token gives."""
+        return len(self.settings["layers"]) * (2 + int(self.model["heads"]))
+
+    def manifest(self, *, source_name: str) -> Manifest:
+        """The manifest of a new dataset of the prompts in ``source_name``."""
+        return new_manifest(model=self.model, settings=self.settings, kernel=self.kernel, source=source_name)
+
+    def order(self, manifest: Manifest, *, run_id: str, folder: Path, threads: int | None = None) -> Order:
+        """What a worker of the dataset is told: the kernel is that of its first run."""
+        settings, kernel = manifest["settings"], manifest["kernel"]
+        source = self.source or Source(None, settings["device"], settings["dtype"])
+        return Order(
+            folder=str(folder.resolve()),
+            model=source.model,
+            device=source.device,
+            dtype=source.dtype,
+            layers=tuple(settings["layers"]),
+            tokens=None if settings["tokens"] is None else tuple(settings["tokens"]),
+            run_id=run_id,
+            form=settings["format"],
+            rows_per_pass=kernel["rows_per_pass"],
+            product=kernel["product"],
+            packed=kernel["packed"],
+            threads=threads,
+        )
+
+
+def draw(
+    measuring: Measuring,
+    *,
+    source: Source | None,
+    layers: tuple[int, ...],
+    tokens: tuple[int, ...] | None,
+    form: str,
+    choices: dict[str, Any],
+) -> Blueprint:
+    """The blueprint of a dataset made with this decoder; ``choices`` are those that concern the input."""
+    decoder = measuring.decoder
+    name = "a model held in memory" if source is None else source.model or EMBEDDED
+    model = {
+        "name": name,
+        "fingerprint": fingerprint(decoder),
+        "tokenizer": _tokenizer_digest(measuring.tokenizer),
+        "rope": rope_probe(decoder),
+        "layers": len(decoder.layers),
+        "heads": decoder.heads.num_heads,
+        "kv_heads": decoder.heads.num_kv_heads,
+        "head_dim": decoder.heads.head_dim,
+    }
+    settings = {
+        "dtype": str(decoder.dtype if source is None else source.dtype).removeprefix("torch."),
+        "device": decoder.device.type,
+        "layers": list(layers),
+        "tokens": None if tokens is None else list(tokens),
+        "format": form,
+        **choices,
+    }
+    on_cpu = decoder.device.type == "cpu"
+    kernel = {
+        "product": cpu_product() if on_cpu else "torch",
+        "packed": any(weight.is_mkldnn for projection in decoder.projections() for weight in projection.weights),
+        "rows_per_pass": Schedule(decoder).rows,
+    }
+    return Blueprint(model, settings, kernel, source)
+
+
+def _tokenizer_digest(tokenizer: Any) -> str | None:
+    """A digest of all that turns text into ids; None without a tokenizer, or for one that cannot be read."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if tokenizer is None or backend is None:
+        return None
+    return f"sha256:{hashlib.sha256(backend.to_str().encode('utf-8', 'backslashreplace')).hexdigest()}"

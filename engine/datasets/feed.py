@@ -1,0 +1,49 @@
+"""What is left to do: the shards of the input, less those that are finished."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
+
+from engine.datasets.orders import Receipt
+from engine.datasets.shards import Shard
+from engine.errors import ResultsError
+
+
+@dataclass
+class Feed:
+    """The shards that are left to do, each cut from the input when it is asked for.
+
+    ``finished`` are the receipts of earlier runs, ``whole`` those whose files are as they were. Raises
+    ``ResultsError`` as soon as the input proves to be another than theirs.
+    """
+
+    shards: Iterable[Shard]
+    finished: Mapping[int, Receipt]
+    whole: Set[int]
+    fraction: Callable[[], float | None]
+    """How much of the input has been read."""
+    fractions: dict[int, float | None] = field(default_factory=dict)
+    """The same after each shard that was given out."""
+    num_entries: int = 0
+
+    def __iter__(self) -> Iterator[Shard]:
+        last = -1
+        for shard in self.shards:
+            self._compare(shard)
+            self.num_entries, last = self.num_entries + len(shard.entries), shard.index
+            if shard.index not in self.whole:
+                self.fractions[shard.index] = self.fraction()
+                yield shard
+        if self.finished and max(self.finished) > last:
+            raise _other_input(f"it ends after {self.num_entries} rows")
+
+    def _compare(self, shard: Shard) -> None:
+        receipt = self.finished.get(shard.index)
+        if receipt is not None and receipt.digest != shard.digest:
+            raise _other_input(f"rows {shard.entries[0].row} to {shard.entries[-1].row} are not what they were")
+
+
+def _other_input(difference: str) -> ResultsError:
+    return ResultsError(
+        f"this dataset was begun with another input ({difference}); give the same input, choose another folder, or "
+        "replace the dataset with --overwrite"
+    )

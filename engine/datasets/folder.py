@@ -1,0 +1,185 @@
+"""The folder of a dataset: where everything lies, who may write, and how a file gets there.
+
+    manifest.json                     what made the dataset, and whether it is complete
+    impacts/part-000000.parquet ...   the impact tables, a part for each shard
+    prompts, tokens, rejected         one file each, once the dataset is complete
+    receipts.parquet                  what each part holds, and the digests of its files and its prompts
+    .unfinished/                      until then: the same in pieces, with a receipt for every finished shard
+
+A file is written under ``.unfinished/RUN/``, synced, and renamed. The receipt of a shard comes last: a shard that has
+one is finished. The first thing a run does is to take the folders of earlier runs away, so that an orphan of theirs
+cannot put anything into place any more.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import filelock
+import polars as pl
+
+from engine.datasets.orders import Receipt
+from engine.errors import ResultsError
+from engine.files import explaining, shown
+
+MANIFEST, RECEIPTS, LOCK = "manifest.json", "receipts.parquet", ".lock"
+IMPACTS, UNFINISHED = "impacts", ".unfinished"
+MERGED = ("prompts", "tokens", "rejected")
+FORMS = ("parquet", "csv")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The paths in a dataset's folder whose impact tables have the given ``form``."""
+
+    path: Path
+    form: str = "parquet"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / MANIFEST
+
+    @property
+    def unfinished(self) -> Path:
+        return self.path / UNFINISHED
+
+    def table(self, name: str) -> Path:
+        """Where a merged table lies."""
+        return self.path / f"{name}.{self.form}"
+
+    def piece(self, name: str, shard: int) -> Path:
+        """Where a shard's rows of a table lie: those of the impact table for good, others until they are merged."""
+        if name == IMPACTS:
+            return self.path / IMPACTS / f"part-{shard:06}.{self.form}"
+        return self.unfinished / f"{name}-{shard:06}.parquet"
+
+    def pieces(self, name: str) -> list[Path]:
+        """The pieces of a table that are there, in the order of the shards."""
+        place = self.path / IMPACTS if name == IMPACTS else self.unfinished
+        pattern = f"part-*.{self.form}" if name == IMPACTS else f"{name}-*.parquet"
+        return sorted(place.glob(pattern), key=lambda path: int(path.stem.rpartition("-")[2]))
+
+    def stage(self, run_id: str) -> Path:
+        """Where a run writes what is not finished."""
+        return self.unfinished / run_id
+
+    def put(self, run_id: str, target: Path, write: Callable[[Path], object]) -> tuple[str, tuple[int, str]]:
+        """Write a file, sync it and put it into place; its path in this folder, its size and its SHA-256."""
+        staged = self.stage(run_id) / target.name
+        with writing(target):
+            write(staged)
+            with staged.open("rb+") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                size = file.tell()
+                os.fsync(file.fileno())
+            staged.replace(target)
+        return target.relative_to(self.path).as_posix(), (size, digest)
+
+    def put_receipt(self, run_id: str, receipt: Receipt) -> None:
+        """Make a shard finished: what its files hold is on the disk before its receipt is."""
+        for place in (self.path / IMPACTS, self.unfinished):
+            _sync_folder(place)
+        text = json.dumps(asdict(receipt))
+        self.put(run_id, self.piece("receipt", receipt.shard).with_suffix(".json"), lambda path: path.write_text(text))
+
+    def receipts(self) -> dict[int, Receipt]:
+        """The receipts of finished shards."""
+        if not self.unfinished.is_dir():
+            return _from_table(self.path / RECEIPTS)
+        found = [_parsed(path) for path in self.unfinished.glob("receipt-*.json")]
+        return {receipt.shard: receipt for receipt in found if receipt is not None}
+
+    def holds(self, receipt: Receipt) -> bool:
+        """Whether the files of a finished shard are there and unchanged, merged ones left out."""
+        for name, (size, digest) in receipt.files.items():
+            path = self.path / name
+            if path.parent == self.unfinished and not self.unfinished.is_dir():
+                continue
+            if not path.is_file() or path.stat().st_size != size:
+                return False
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    return False
+        return True
+
+    def prepare(self, run_id: str) -> None:
+        """Make the folders, and take those of earlier runs away."""
+        with writing(self.path):
+            (self.path / IMPACTS).mkdir(exist_ok=True)
+            self.unfinished.mkdir(exist_ok=True)
+            for old in self.unfinished.iterdir():
+                if old.is_dir():
+                    shutil.rmtree(old)
+            self.stage(run_id).mkdir()
+            _sync_folder(self.path)
+
+    def clear(self) -> None:
+        """Remove what a dataset consists of, and nothing else; the manifest stays until another takes its place."""
+        with writing(self.path):
+            shutil.rmtree(self.unfinished, ignore_errors=True)
+            for form in FORMS:
+                other = Folder(self.path, form)
+                for path in (*other.pieces(IMPACTS), *map(other.table, MERGED)):
+                    path.unlink(missing_ok=True)
+            (self.path / RECEIPTS).unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the folder, which is made if need be, for this process alone. Raises ``ResultsError`` if another does."""
+    with explaining(path):
+        path.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path / LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise ResultsError(
+                f"{shown(path)} is being written by another run; wait for it, or choose another folder"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what polars or the system raise while ``path`` is written into a ``ResultsError``."""
+    with explaining(path):
+        try:
+            yield
+        except pl.exceptions.PolarsError as error:
+            raise OSError(None, " ".join(str(error).split())[:200]) from error
+
+
+def _sync_folder(path: Path) -> None:
+    """Make renames in this folder last, where the system can."""
+    if os.name == "posix":
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _parsed(path: Path) -> Receipt | None:
+    """A receipt; None for a file that is none, whose shard is then done again."""
+    try:
+        return Receipt(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _from_table(path: Path) -> dict[int, Receipt]:
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        return {
+            row[0]: Receipt(**json.loads(row[1]))
+            for row in pl.read_parquet(file).select("shard", "receipt").iter_rows()
+        }

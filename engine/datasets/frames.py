@@ -1,0 +1,156 @@
+"""What was measured of a shard, as the frames that its files hold."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from engine.datasets.entries import Entry
+from engine.datasets.shards import Shard
+from engine.runs.impact import Impact
+from engine.tables.table import PROMPT_ID, build_tables
+
+PROMPT_COLUMNS = (PROMPT_ID, "input_row", "text", "num_tokens")
+TABLES = ("impacts", "prompts", "tokens", "rejected")
+LONGEST_SHOWN = 1000
+MOST_INT64 = (1 << 63) - 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A shard with what became of each of its entries: its impact, or the reason why there is none."""
+
+    shard: Shard
+    outcomes: tuple[Impact | str, ...]
+    seconds: float
+    halvings: int
+
+    @property
+    def impacts(self) -> list[tuple[Entry, Impact]]:
+        pairs = zip(self.shard.entries, self.outcomes, strict=True)
+        return [(entry, found) for entry, found in pairs if isinstance(found, Impact)]
+
+    @property
+    def rejected(self) -> list[tuple[Entry, str]]:
+        pairs = zip(self.shard.entries, self.outcomes, strict=True)
+        return [(entry, found) for entry, found in pairs if isinstance(found, str)]
+
+
+def frames(measured: Measured) -> dict[str, pl.DataFrame]:
+    """The frames of a shard by the names of ``TABLES``, those without rows left out."""
+    found = {}
+    if impacts := measured.impacts:
+        found = {"impacts": _impacts(impacts), "prompts": _prompts(impacts), "tokens": _tokens(impacts)}
+    return found | ({"rejected": _rejected(measured.rejected)} if measured.rejected else {})
+
+
+def empty_frame(table: str) -> pl.DataFrame:
+    """A table of a set in which no prompt has a row of it."""
+    frame = _rejected([]) if table == "rejected" else pl.DataFrame(schema=dict.fromkeys(PROMPT_COLUMNS, pl.String))
+    if table == "tokens":
+        return pl.DataFrame(
+            schema={PROMPT_ID: pl.Int64, "token_position": pl.Int32, "token_id": pl.Int32, "token": str}
+        )
+    return frame
+
+
+def _impacts(pairs: list[tuple[Entry, Impact]]) -> pl.DataFrame:
+    impacts = [impact for _, impact in pairs]
+    return build_tables(
+        [impact.distances for impact in impacts],
+        prompt_ids=_ids(pairs),
+        layers=impacts[0].layers,
+        positions=[impact.tokens for impact in impacts],
+        pieces=[[impact.prompt.pieces[position] for position in impact.tokens] for impact in impacts],
+        variants=impacts[0].variants,
+    )
+
+
+def _prompts(pairs: list[tuple[Entry, Impact]]) -> pl.DataFrame:
+    entries = [entry for entry, _ in pairs]
+    known = {
+        PROMPT_ID: pl.Series(_ids(pairs)),
+        "input_row": pl.Series([entry.row for entry in entries], dtype=pl.Int64),
+        "text": pl.Series([entry.text for entry in entries], dtype=pl.String),
+        "num_tokens": pl.Series([len(impact.prompt) for _, impact in pairs], dtype=pl.Int32),
+    }
+    return pl.DataFrame(known | _users_columns([entry.columns for entry in entries]))
+
+
+def _tokens(pairs: list[tuple[Entry, Impact]]) -> pl.DataFrame:
+    prompts = [impact.prompt for _, impact in pairs]
+    lengths = [len(prompt) for prompt in prompts]
+    return pl.DataFrame(
+        {
+            PROMPT_ID: pl.Series(_ids(pairs))[np.repeat(np.arange(len(prompts)), lengths)],
+            "token_position": np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
+            "token_id": pl.Series(list(chain.from_iterable(p.token_ids for p in prompts)), dtype=pl.Int32),
+            "token": pl.Series(list(chain.from_iterable(p.pieces for p in prompts)), dtype=pl.String),
+        }
+    )
+
+
+def _rejected(pairs: list[tuple[Entry, str]]) -> pl.DataFrame:
+    ids = [entry.prompt_id for entry, _ in pairs]
+    numbers = all(isinstance(each, int) for each in ids)
+    return pl.DataFrame(
+        {
+            PROMPT_ID: pl.Series(ids if numbers else _texts(ids), dtype=pl.Int64 if numbers else pl.String),
+            "input_row": pl.Series([entry.row for entry, _ in pairs], dtype=pl.Int64),
+            "text": pl.Series([_shown(entry.prompt) for entry, _ in pairs], dtype=pl.String),
+            "reason": pl.Series([reason for _, reason in pairs], dtype=pl.String),
+        }
+    )
+
+
+def _ids(pairs: list[tuple[Entry, Impact]]) -> list[Any]:
+    """Numbers if all ids are numbers, else texts."""
+    ids = [entry.prompt_id for entry, _ in pairs]
+    return ids if all(isinstance(each, int) for each in ids) else _texts(ids)
+
+
+def _users_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, pl.Series]:
+    """The columns that came with the prompts; one whose name is taken is called ``input_...``."""
+    names = list(dict.fromkeys(chain.from_iterable(rows)))
+    columns = {}
+    for name in names:
+        free = _valid(name)
+        while free in PROMPT_COLUMNS or free in columns:
+            free = f"input_{free}"
+        columns[free] = _column([row.get(name) for row in rows])
+    return columns
+
+
+def _column(values: list[Any]) -> pl.Series:
+    """Values of one kind in its own type, whole and other numbers as numbers, anything else as text."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {str}:
+        return pl.Series(_texts(values), dtype=pl.String if kinds else pl.Null)
+    too_large = any(isinstance(value, int) and abs(value) > MOST_INT64 for value in values)
+    if (len(kinds) == 1 or kinds == {int, float}) and not too_large:
+        return pl.Series(values, strict=False, dtype=pl.Float64 if float in kinds else None)
+    return pl.Series(_texts(values), dtype=pl.String)
+
+
+def _texts(values: Sequence[Any]) -> list[str | None]:
+    return [None if value is None else _valid(value if isinstance(value, str) else _as_json(value)) for value in values]
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _shown(prompt: object) -> str | None:
+    """What was given as a prompt, as text."""
+    if prompt is None or isinstance(prompt, str):
+        return None if prompt is None else _valid(prompt)
+    return _valid(repr(prompt)[:LONGEST_SHOWN])
+
+
+def _valid(text: str) -> str:
+    """Text that files can hold: what is no character is written as its code."""
+    return text.encode("utf-8", "backslashreplace").decode()

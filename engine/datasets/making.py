@@ -1,0 +1,135 @@
+"""A set of prompts in, a dataset out: opens the input, chooses the crew, and lets the production run."""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.datasets.blueprint import Blueprint
+from engine.datasets.entries import Entry, entries_of
+from engine.datasets.folder import Folder
+from engine.datasets.inputs import PromptFile, open_prompts
+from engine.datasets.manifest import Manifest
+from engine.datasets.orders import Receipt
+from engine.datasets.production import Crew, produce
+from engine.datasets.progress import State
+from engine.datasets.shards import Shard
+from engine.datasets.unique import with_unique_ids
+from engine.datasets.worker import Worker
+from engine.errors import ModelError, PromptError, SelectionError
+from engine.files import FilePath
+from engine.runs.measuring import Measuring
+
+Prompts = Iterable[Any] | Mapping[Any, Any] | FilePath
+LOCAL_CLUSTER = "local"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staff:
+    """Who does the work: ``workers`` processes of this machine, or actors on the Ray cluster at ``ray``."""
+
+    workers: int | None = None
+    """None is this process, or as many actors as the cluster has room for."""
+    ray: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise SelectionError(f"there cannot be {self.workers} workers; choose 1 or more")
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether others than this process do the work, who load the model themselves."""
+        return self.workers is not None or self.ray is not None
+
+
+def make_dataset(
+    blueprint: Blueprint,
+    source: PromptFile | Prompts,
+    directory: FilePath,
+    *,
+    measuring: Measuring | None,
+    staff: Staff,
+    overwrite: bool = False,
+    watch: Callable[[State], object] = lambda state: None,
+    note: Callable[[str], object] = lambda text: None,
+) -> Manifest:
+    """Make the dataset of these prompts, or go on with it; see ``production.produce``.
+
+    ``measuring`` does the work where ``staff`` is this process alone. ``note`` is told what a person may want to know.
+    """
+    folder = Folder(Path(directory), blueprint.settings["format"])
+    prompts = opened(source, blueprint.settings)
+    name = prompts.name if isinstance(prompts, PromptFile) else "prompts from Python"
+    return produce(
+        _entries(prompts, has_ids=blueprint.settings["id_column"] is not None),
+        folder,
+        blueprint.manifest(source_name=name),
+        _crew(blueprint, folder, measuring, staff, note),
+        rows_per_token=blueprint.rows_per_token,
+        overwrite=overwrite,
+        fraction=prompts.fraction_read if isinstance(prompts, PromptFile) else lambda: None,
+        watch=watch,
+    )
+
+
+def opened(source: PromptFile | Prompts, settings: Mapping[str, Any]) -> "PromptFile | Iterable[Any]":
+    """The input, ready to be read: a path becomes a file. Raises ``InputError`` and ``PromptError``."""
+    if isinstance(source, str | os.PathLike):
+        columns = {name: settings[name] for name in ("prompt_column", "id_column", "limit")}
+        return open_prompts(source, **columns)
+    if not isinstance(source, Iterable):
+        raise PromptError(f"many prompts are a file, a list, a mapping or any other iterable, not {source!r:.80}")
+    return source
+
+
+def _entries(prompts: PromptFile | Iterable[Any], *, has_ids: bool) -> Iterator[Entry]:
+    if not isinstance(prompts, PromptFile):
+        return entries_of(prompts)
+    return with_unique_ids(prompts) if has_ids else iter(prompts)
+
+
+def _crew(
+    blueprint: Blueprint,
+    folder: Folder,
+    measuring: Measuring | None,
+    staff: Staff,
+    note: Callable[[str], object],
+) -> Crew:
+    """The crew of this process, of several, or of a cluster."""
+    if not staff.is_elsewhere:
+        assert measuring is not None
+        return _serial(blueprint, folder, measuring)
+    if blueprint.source is None:
+        raise ModelError(
+            "workers load the model themselves, and cannot load one that only this process holds; make the masker with "
+            "AttentionMasker.from_pretrained, or use one worker"
+        )
+    return _elsewhere(blueprint, folder, staff, note)
+
+
+def _serial(blueprint: Blueprint, folder: Folder, measuring: Measuring) -> Crew:
+    from engine.datasets import serial
+
+    def crew(run_id: str, manifest: Manifest, shards: Iterator[Shard], stop: threading.Event) -> Iterator[Receipt]:
+        order = blueprint.order(manifest, run_id=run_id, folder=folder.path)
+        return serial.receipts(Worker(order, measuring), shards, stop=stop)
+
+    return crew
+
+
+def _elsewhere(blueprint: Blueprint, folder: Folder, staff: Staff, note: Callable[[str], object]) -> Crew:
+    def crew(run_id: str, manifest: Manifest, shards: Iterator[Shard], stop: threading.Event) -> Iterator[Receipt]:
+        threads = max(1, (os.cpu_count() or 1) // (staff.workers or 1))
+        order = blueprint.order(manifest, run_id=run_id, folder=folder.path, threads=threads)
+        if staff.ray is None:
+            from engine.datasets import processes
+
+            return processes.receipts(order, shards, num_workers=staff.workers or 1, stop=stop, note=note)
+        from engine.datasets import cluster
+
+        address = None if staff.ray == LOCAL_CLUSTER else staff.ray
+        return cluster.receipts(order, shards, num_workers=staff.workers, stop=stop, address=address, note=note)
+
+    return crew

@@ -1,0 +1,113 @@
+"""The manifest: what made a dataset, what it holds, and whether it is complete. JSON, written whole or not at all."""
+
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ResultsError
+from engine.files import new_file, shown
+
+FORMAT = "mask-impact dataset"
+FORMAT_VERSION = 1
+RUNNING, CLEARING, COMPLETE = "unfinished", "being replaced", "complete"
+PACKAGES = ("mask-impact", "torch", "transformers", "polars", "numpy")
+COMPARED = ("model", "settings")
+"""What must be the same for a run to go on where another stopped."""
+ROPE_TOLERANCE = 1e-4
+"""Rotary tables of two devices differ by rounding; another base or scaling moves their means by more."""
+
+Manifest = dict[str, Any]
+
+
+def new_manifest(
+    *, model: Mapping[str, Any], settings: Mapping[str, Any], kernel: Mapping[str, Any], source: str
+) -> Manifest:
+    """The manifest of a run over the prompts in ``source`` that begins."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "status": RUNNING,
+        "model": dict(model),
+        "settings": dict(settings),
+        "kernel": dict(kernel),
+        "versions": versions(),
+        "input": source,
+        "counts": {},
+        "times": {"started": now(), "finished": None, "sessions": []},
+    }
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """The manifest in ``path``; None where there is none. Raises ``ResultsError`` for anything else under that name."""
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise ValueError("it is no manifest of a dataset")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ResultsError(f"{shown(path)} cannot be read: {error}; choose another folder") from error
+    if found.get("format_version") != FORMAT_VERSION:
+        raise ResultsError(
+            f"{shown(path)} is of format {found.get('format_version')}, this program reads {FORMAT_VERSION}; "
+            "use the version of the program that wrote it"
+        )
+    return found
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Put the manifest into place. Raises ``ResultsError``."""
+    with new_file(path) as file:
+        file.write((json.dumps(manifest, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def differences(there: Manifest, here: Manifest) -> list[str]:
+    """What differs between two runs such that their results must not be mixed, in words."""
+    found = []
+    for part in COMPARED:
+        for key in [*here[part], *(key for key in there.get(part, {}) if key not in here[part])]:
+            old, new = there.get(part, {}).get(key), here[part].get(key)
+            if not _same(key, old, new) and not (part == "model" and key == "name"):
+                found.append(f"{part} {key} ({_brief(old)} there, {_brief(new)} here)")
+    return found
+
+
+def now() -> str:
+    """The time, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str | None]:
+    """The versions at work."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def lines(manifest: Manifest) -> Iterator[str]:
+    """The manifest's gist for a terminal."""
+    counts, model = manifest["counts"], manifest["model"]
+    yield f"Model   {model['name']}; {model['layers']} layers x {model['heads']} heads, {manifest['settings']['dtype']}"
+    state = "" if manifest["status"] == COMPLETE else f" ({manifest['status']})"
+    yield f"Set     {counts.get('prompts', 0):,} prompts, {counts.get('rejected', 0):,} rejected{state}"
+
+
+def _same(key: str, old: Any, new: Any) -> bool:
+    if key == "rope" and old and new:
+        return all(abs(a - b) < ROPE_TOLERANCE for a, b in zip(old, new, strict=True))
+    return bool(old == new)
+
+
+def _brief(value: Any) -> str:
+    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:20]}...{text[-12:]}"
+
+
+def _version(name: str) -> str | None:
+    """The installed version; None where a program runs from a folder without being installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,46 @@
+"""A dataset as lazy frames: any number of parts, none of them loaded."""
+
+from pathlib import Path
+
+import polars as pl
+
+from engine.datasets.folder import IMPACTS, MANIFEST, Folder
+from engine.datasets.manifest import COMPLETE, Manifest, read_manifest
+from engine.errors import ResultsError
+from engine.files import FilePath, shown
+from engine.tables.results import CSV_TYPES, reading
+from engine.tables.table import IMPACT_SCHEMA, PROMPT_ID
+
+
+def read_results(folder: FilePath, *, partial: bool = False) -> pl.LazyFrame:
+    """The impact tables of a dataset as one lazy frame, ``prompt_id`` in front, in the order of the prompts.
+
+    A dataset that is not complete is read as far as it goes with ``partial``. Raises ``ResultsError`` where there is no
+    dataset, or no complete one. Join with ``prompts.parquet`` and ``tokens.parquet`` on ``prompt_id``.
+    """
+    manifest = dataset_manifest(folder)
+    if manifest["status"] != COMPLETE and not partial:
+        raise ResultsError(
+            f"the dataset in {shown(folder)} is {manifest['status']}; run its command again to complete it, or read "
+            "what there is with partial=True"
+        )
+    form = manifest["settings"]["format"]
+    parts = Folder(Path(folder), form).pieces(IMPACTS)
+    if not parts:
+        types = {name: pl.String if kind is pl.Enum else kind for name, kind in IMPACT_SCHEMA.items()}
+        return pl.LazyFrame(schema={PROMPT_ID: pl.Int64, **types})
+    with reading(parts[0]):
+        if form == "parquet":
+            return pl.scan_parquet(parts, glob=False, hive_partitioning=False)
+        named = manifest["settings"]["id_column"] is not None
+        types = CSV_TYPES | {PROMPT_ID: pl.String if named else pl.Int64}
+        table = pl.scan_csv(parts, schema_overrides=types, glob=False)
+        return table.with_columns(pl.col("token_masked").fill_null(""))
+
+
+def dataset_manifest(folder: FilePath) -> Manifest:
+    """What made the dataset, and what it holds. Raises ``ResultsError`` where there is none."""
+    manifest = read_manifest(Path(folder) / MANIFEST)
+    if manifest is None:
+        raise ResultsError(f"{shown(folder)} holds no dataset: it has no {MANIFEST}; give the folder of a finished run")
+    return manifest
