@@ -35,3 +35,7 @@ class NumbersError(ImpactError):
 
 class ResultsError(ImpactError):
     """A results file cannot be read or written, or lacks the columns of an impact table."""
+
+
+class WorkerError(ImpactError):
+    """Process after process died over the same work, killed by the system or by a fault outside of Python."""
