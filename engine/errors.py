@@ -37,9 +37,13 @@ class ResultsError(ImpactError):
     """A results file cannot be read or written, or lacks the columns of an impact table."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """A run over a set was stopped by Ctrl-C; what is finished stays, and the same call goes on from there."""
-
-
 class InputError(ImpactError):
     """A file of prompts cannot be read, or lacks the columns that were named."""
+
+
+class WorkerError(ImpactError):
+    """Process after process died over the same work, killed by the system or by a fault outside of Python."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run over a set was stopped by Ctrl-C; what is finished stays, and the same call goes on from there."""

@@ -106,11 +106,11 @@ def _report(arguments: argparse.Namespace, manifest: "Manifest", folder: Path) -
     size = sum(path.stat().st_size for path in Folder(folder, form).pieces(IMPACTS))
     rejected = f", {counts['rejected']:,} rejected (see rejected.{form})" if counts["rejected"] else ""
     shape = f"{model['layers']} layers x {model['heads']} heads, {manifest['settings']['dtype']}"
-    seconds = session["seconds"]
+    seconds, rate = session["seconds"], session["rows"] / max(session["seconds"], 1e-9)
     return [
         f"Model   {describe_model(arguments)}; {shape} on {manifest['settings']['device']}",
         f"Set     {counts['prompts']:,} prompts, {counts['tokens']:,} tokens{rejected}",
         f"{counts['rows']:,} rows -> {folder} ({size / 1e6:,.1f} MB, {counts['parts']:,} parts)",
-        f"{duration(seconds)} for {session['shards']:,} parts, {session['rows'] / max(seconds, 1e-9):,.0f} rows/s; "
+        f"the last run: {session['shards']:,} parts in {duration(seconds)}, {rate:,.0f} rows/s; "
         f"mask-impact analyze {folder} shows what stands out",
     ]

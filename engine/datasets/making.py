@@ -71,6 +71,7 @@ def make_dataset(
         overwrite=overwrite,
         fraction=prompts.fraction_read if isinstance(prompts, PromptFile) else lambda: None,
         watch=watch,
+        note=note,
     )
 
 

@@ -39,3 +39,7 @@ class Receipt:
     measured_s: float = 0.0
     halvings: int = 0
     """How often the device ran out of memory, so that passes were halved."""
+
+
+class Stopped(Exception):  # noqa: N818 - no error: somebody asked for it
+    """The worker was told to stop in the middle of a shard."""

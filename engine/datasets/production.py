@@ -43,6 +43,7 @@ def produce(
     overwrite: bool = False,
     fraction: Callable[[], float | None] = lambda: None,
     watch: Callable[[State], object] = lambda state: None,
+    note: Callable[[str], object] = lambda text: None,
 ) -> Manifest:
     """Make the dataset that ``manifest`` describes, or go on where an earlier run stopped; its manifest at the end.
 
@@ -53,6 +54,7 @@ def produce(
     with locked(folder.path), stopping() as stop:
         run = _Run(folder, begun(folder, manifest, overwrite=overwrite))
         feed = Feed(cut_shards(entries, rows_per_token=rows_per_token), dict(run.finished), run.whole, fraction)
+        run.tell_what_was(note)
         try:
             for receipt in crew(run.run_id, run.manifest, iter(feed), stop):
                 run.take(receipt, feed.fractions.pop(receipt.shard, None))
@@ -106,6 +108,14 @@ class _Run:
         self.state = State.after(self.finished[shard] for shard in self.whole)
         self._started, self._began, self._taken = time.perf_counter(), now(), 0
         folder.prepare(self.run_id)
+
+    def tell_what_was(self, note: Callable[[str], object]) -> None:
+        """Say that this run goes on with another's work, and what of that was damaged."""
+        for shard in sorted(set(self.finished) - self.whole):
+            note(f"part {shard} was damaged after it was written; it is measured again")
+        if self.whole:
+            prompts, parts = self.state.counts["prompts"], len(self.whole)
+            note(f"going on after {prompts:,} prompts in {parts:,} parts that were finished before")
 
     def take(self, receipt: Receipt, fraction: float | None) -> None:
         """Count a shard that this run finished."""

@@ -4,9 +4,9 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from engine.datasets.orders import Receipt
+from engine.datasets.orders import Receipt, Stopped
 from engine.datasets.shards import Shard
-from engine.datasets.worker import Stopped, Worker
+from engine.datasets.worker import Worker
 
 
 def receipts(worker: Worker, shards: Iterable[Shard], *, stop: threading.Event) -> Iterator[Receipt]:

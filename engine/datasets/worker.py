@@ -13,6 +13,7 @@ from engine.datasets.folder import IMPACTS, Folder
 from engine.datasets.frames import Measured, frames
 from engine.datasets.orders import Order as Order
 from engine.datasets.orders import Receipt as Receipt
+from engine.datasets.orders import Stopped
 from engine.datasets.shards import Shard
 from engine.kernels.products import keeping_to
 from engine.runs.impact import Impact
@@ -24,10 +25,6 @@ WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
     "parquet": lambda frame, path: frame.write_parquet(path, compression="zstd"),
     "csv": lambda frame, path: frame.write_csv(path),
 }
-
-
-class Stopped(Exception):  # noqa: N818 - no error: somebody asked for it
-    """The worker was told to stop in the middle of a shard."""
 
 
 class Worker:
