@@ -89,16 +89,14 @@ class Folder:
 
     def receipts(self) -> dict[int, Receipt]:
         """The receipts of finished shards."""
-        if not self.unfinished.is_dir():
-            return _from_table(self.path / RECEIPTS)
         found = [_parsed(path) for path in self.unfinished.glob("receipt-*.json")]
-        return {receipt.shard: receipt for receipt in found if receipt is not None}
+        return _from_table(self.path / RECEIPTS) | {each.shard: each for each in found if each is not None}
 
     def holds(self, receipt: Receipt) -> bool:
-        """Whether the files of a finished shard are there and unchanged, merged ones left out."""
+        """Whether the files of a finished shard are there and unchanged; pieces that were merged need not be."""
         for name, (size, digest) in receipt.files.items():
             path = self.path / name
-            if path.parent == self.unfinished and not self.unfinished.is_dir():
+            if path.parent == self.unfinished and self.is_merged:
                 continue
             if not path.is_file() or path.stat().st_size != size:
                 return False
@@ -106,6 +104,11 @@ class Folder:
                 if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                     return False
         return True
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the pieces of the small tables are one file each; the table of receipts is written after them."""
+        return (self.path / RECEIPTS).exists()
 
     def prepare(self, run_id: str) -> None:
         """Make the folders, and take those of earlier runs away."""

@@ -14,9 +14,12 @@ from engine.datasets.orders import Receipt
 
 
 def merge(folder: Folder, run_id: str, receipts: Mapping[int, Receipt]) -> None:
-    """Write the merged tables and the table of receipts, in the order of the shards. Raises ``ResultsError``."""
+    """Write the merged tables, unless that is done, and the table of receipts, in the order of the shards.
+
+    Raises ``ResultsError``.
+    """
     ordered = [receipts[shard] for shard in sorted(receipts)]
-    for name in MERGED:
+    for name in () if folder.is_merged else MERGED:
         pieces = [path for path in folder.pieces(name) if int(path.stem.rpartition("-")[2]) in receipts]
         lazy = _together(pieces) if pieces else empty_frame(name).lazy()
         folder.put(run_id, folder.table(name), partial(_sink, lazy, folder.form))

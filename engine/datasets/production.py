@@ -128,14 +128,19 @@ class _Run:
         if self._taken or self.manifest["status"] != COMPLETE:
             merge(self.folder, self.run_id, self.finished)
             self._note(status=COMPLETE)
-        with suppress(OSError):
-            shutil.rmtree(self.folder.unfinished)
+        self._clean()
 
     def record(self) -> None:
         """Keep what is known of a run that ended before its time; a disk that is full keeps the old manifest."""
-        if self.folder.unfinished.exists():
+        if self.manifest["status"] == COMPLETE and not self._taken:
+            self._clean()
+        elif self.folder.unfinished.exists():
             with suppress(ResultsError):
                 self._note(status=RUNNING)
+
+    def _clean(self) -> None:
+        with suppress(OSError):
+            shutil.rmtree(self.folder.unfinished)
 
     def _note(self, *, status: str) -> None:
         seconds = round(time.perf_counter() - self._started, 3)
