@@ -35,3 +35,7 @@ class NumbersError(ImpactError):
 
 class ResultsError(ImpactError):
     """A results file cannot be read or written, or lacks the columns of an impact table."""
+
+
+class InputError(ImpactError):
+    """A file of prompts cannot be read, or lacks the columns that were named."""
