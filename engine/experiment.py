@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from engine.datasets.blueprint import Blueprint, Source, draw
-from engine.datasets.making import Prompts, Staff, make_dataset
 from engine.datasets.manifest import Manifest
 from engine.datasets.progress import State
 from engine.errors import ImpactError, ModelError, PromptError
 from engine.files import FilePath
+from engine.making import Prompts, Staff, make_dataset
 from engine.model.adoption import Edition, adopt
 from engine.model.checkpoints import load_decoder
 from engine.model.decoder import Decoder

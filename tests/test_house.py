@@ -16,10 +16,14 @@ ORDER = [
     *(f"kernels.{name}" for name in ("difference", "products", "split", "projection", "rotary", "batches", "masks")),
     *("kernels.causal", "kernels.attention", "demo"),
     *(f"model.{name}" for name in ("decoder", "families", "angles", "assembly", "adoption", "devices", "tensors")),
-    *("model.sources", "model.weights", "model.checkpoints"),
+    *("model.sources", "model.weights", "model.checkpoints", "model.fingerprint"),
     *(f"sweeps.{name}" for name in ("sweep", "distances", "passes", "capture", "replay")),
     *("runs.impact", "runs.schedule", "runs.many", "runs.measuring"),
-    *("experiment", "summary", "walkthrough", "verification", "commands"),
+    *(f"inputs.{name}" for name in ("entries", "fields", "formats", "columnar", "prompt_files", "unique")),
+    *(f"datasets.{name}" for name in ("shards", "orders", "folder", "frames", "worker", "manifest", "blueprint")),
+    *(f"datasets.{name}" for name in ("feed", "merging", "progress", "stopping", "production", "reading")),
+    *(f"crews.{name}" for name in ("serial", "worker_process", "seat", "processes")),
+    *("making", "experiment", "summary", "walkthrough", "verification", "commands"),
 ]
 """A module may import what stands before it, and its own folder."""
 
@@ -79,7 +83,7 @@ def test_the_engine_never_imports_benchmarks_or_tests():
     "code",
     [
         "import engine",
-        "import engine.commands.run, engine.commands.verify, engine.commands.analyze",
+        "import engine.commands.prompt_set, engine.commands.run, engine.commands.verify, engine.commands.analyze",
         "import cli",
     ],
 )

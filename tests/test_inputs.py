@@ -17,8 +17,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from engine.datasets.inputs import open_prompts
 from engine.errors import InputError, SelectionError
+from engine.inputs.prompt_files import open_prompts
 
 ROOT = Path(__file__).parent.parent
 
@@ -487,7 +487,7 @@ def test_standard_input_that_cannot_be_read(monkeypatch):
 
 def test_an_endless_standard_input_gives_its_first_entries():
     code = (
-        "from itertools import islice; from engine.datasets.inputs import open_prompts\n"
+        "from itertools import islice; from engine.inputs.prompt_files import open_prompts\n"
         "print([e.prompt for e in islice(open_prompts('-'), 3)], [e.prompt for e in open_prompts('-', limit=2)])"
     )
     endless = (

@@ -15,12 +15,12 @@ import psutil
 import pytest
 from fake_worker import FakeWorker, killed, refused, sleeping, soon
 
-from engine.datasets import processes
-from engine.datasets.entries import Entry
+from engine.crews import processes
+from engine.crews.processes import orders_for, receipts
 from engine.datasets.orders import Order
-from engine.datasets.processes import orders_for, receipts
 from engine.datasets.shards import Shard
 from engine.errors import DeviceError, ImpactError, ResultsError, WorkerError
+from engine.inputs.entries import Entry
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,8 +11,8 @@ from engine.files import show
 
 if TYPE_CHECKING:
     from engine.datasets.blueprint import Blueprint
-    from engine.datasets.making import Staff
     from engine.datasets.manifest import Manifest
+    from engine.making import Staff
     from engine.runs.measuring import Measuring
 
 DEFAULT_FOLDER = "mask_impacts"
@@ -55,9 +55,9 @@ def execute(arguments: argparse.Namespace) -> int:
     folder = arguments.output or DEFAULT_FOLDER
     if Path(folder).suffix.lower() in TABLE_SUFFIXES and not Path(folder).is_dir():
         raise ResultsError(f"--prompts writes a folder, and {folder!r} has the name of a file; give --output a folder")
-    from engine.datasets.inputs import open_prompts
-    from engine.datasets.making import Staff, make_dataset
     from engine.datasets.progress import Progress
+    from engine.inputs.prompt_files import open_prompts
+    from engine.making import Staff, make_dataset
 
     staff = Staff(workers=arguments.workers, ray=arguments.ray)
     columns = {"prompt_column": arguments.prompt_column, "id_column": arguments.id_column, "limit": arguments.limit}

@@ -1,1 +1,1 @@
-"""Large prompt sets: from a file of prompts to a dataset that can be continued, by one process or many."""
+"""A set of prompts as a dataset: cut, measured, written, and continued after a stop."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from engine.datasets.entries import Entry
 from engine.datasets.shards import Shard
+from engine.inputs.entries import Entry
 from engine.runs.impact import Impact
 from engine.tables.table import PROMPT_ID, build_tables
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from engine.datasets.entries import Entry
 from engine.datasets.feed import Feed
 from engine.datasets.folder import LOCK, Folder, locked
 from engine.datasets.manifest import (
@@ -28,6 +27,7 @@ from engine.datasets.shards import Shard, cut_shards
 from engine.datasets.stopping import stopping
 from engine.errors import Interrupted, ResultsError
 from engine.files import shown
+from engine.inputs.entries import Entry
 
 Crew = Callable[[str, Manifest, Iterator[Shard], threading.Event], Iterator[Receipt]]
 """What does the work: run id, manifest, shards and stop signal -> receipts, in any order."""

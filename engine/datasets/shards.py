@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from engine.datasets.entries import Entry
+from engine.inputs.entries import Entry
 
 MOST_PROMPTS = 1024
 ROWS_PER_SHARD = 1 << 21

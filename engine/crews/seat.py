@@ -12,12 +12,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
 
+from engine.crews.worker_process import HELLO
 from engine.datasets.orders import Order
 from engine.datasets.shards import Shard
 from engine.datasets.worker import Worker
-from engine.datasets.worker_process import HELLO
 
-COMMAND = [sys.executable, "-P", "-m", "engine.datasets.worker_process"]
+COMMAND = [sys.executable, "-P", "-m", "engine.crews.worker_process"]
 """With -P no module of the working directory gets in the way."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS")
 """What libraries look at when they are imported; each would start a thread per core."""

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 
+from engine.crews.seat import Message, Seat
 from engine.datasets.orders import Order, Receipt
-from engine.datasets.seat import Message, Seat
 from engine.datasets.shards import Shard
 from engine.datasets.worker import Worker
 from engine.errors import WorkerError

@@ -1,4 +1,4 @@
-"""A worker in a process of its own: ``python -m engine.datasets.worker_process``, started by ``processes``.
+"""A worker in a process of its own: ``python -m engine.crews.worker_process``, started by ``processes``.
 
 What comes in on stdin are pickled bytes: ``sys.path``, then how to make the worker and its order, then shards; None
 asks it to stop. What goes out, after HELLO, are pickled pairs of a word and pickled bytes: "ready", "receipt", and
@@ -24,7 +24,7 @@ from engine.errors import ImpactError
 if TYPE_CHECKING:  # The libraries behind it are imported when main is ready for whatever they print.
     from engine.datasets.worker import Measured, Worker
 
-HELLO = b"engine.datasets.worker_process says hello\n"
+HELLO = b"engine.crews.worker_process says hello\n"
 """What stands before it was printed by somebody else while the interpreter started."""
 
 

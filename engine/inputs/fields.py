@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.datasets.entries import Entry, Id
 from engine.errors import InputError
+from engine.inputs.entries import Entry, Id
 
 PROMPT_COLUMNS = ("prompt", "text")
 MOST_SHOWN = 1000

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from itertools import repeat
 from typing import IO, NoReturn, TypeVar
 
-from engine.datasets.entries import Entry
-from engine.datasets.fields import Fields, Wanted, brief
 from engine.errors import InputError
+from engine.inputs.entries import Entry
+from engine.inputs.fields import Fields, Wanted, brief
 
 Row = TypeVar("Row", str, list[str])
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"

@@ -8,12 +8,12 @@ from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
-from engine.datasets.columnar import parquet_entries, parquet_rows
-from engine.datasets.entries import Entry
-from engine.datasets.fields import Wanted
-from engine.datasets.formats import csv_entries, json_entries, text_entries
 from engine.errors import InputError, SelectionError
 from engine.files import FilePath, shown
+from engine.inputs.columnar import parquet_entries, parquet_rows
+from engine.inputs.entries import Entry
+from engine.inputs.fields import Wanted
+from engine.inputs.formats import csv_entries, json_entries, text_entries
 
 STDIN = "-"
 PARQUET = ".parquet"

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from engine.datasets.blueprint import Blueprint
-from engine.datasets.entries import Entry, entries_of
 from engine.datasets.folder import Folder
-from engine.datasets.inputs import PromptFile, open_prompts
 from engine.datasets.manifest import Manifest
 from engine.datasets.orders import Receipt
 from engine.datasets.production import Crew, produce
 from engine.datasets.progress import State
 from engine.datasets.shards import Shard
-from engine.datasets.unique import with_unique_ids
 from engine.datasets.worker import Worker
 from engine.errors import ModelError, PromptError, SelectionError
 from engine.files import FilePath
+from engine.inputs.entries import Entry, entries_of
+from engine.inputs.prompt_files import PromptFile, open_prompts
+from engine.inputs.unique import with_unique_ids
 from engine.runs.measuring import Measuring
 
 Prompts = Iterable[Any] | Mapping[Any, Any] | FilePath
@@ -111,7 +111,7 @@ def _crew(
 
 
 def _serial(blueprint: Blueprint, folder: Folder, measuring: Measuring) -> Crew:
-    from engine.datasets import serial
+    from engine.crews import serial
 
     def crew(run_id: str, manifest: Manifest, shards: Iterator[Shard], stop: threading.Event) -> Iterator[Receipt]:
         order = blueprint.order(manifest, run_id=run_id, folder=folder.path)
@@ -125,10 +125,10 @@ def _elsewhere(blueprint: Blueprint, folder: Folder, staff: Staff, note: Callabl
         threads = max(1, (os.cpu_count() or 1) // (staff.workers or 1))
         order = blueprint.order(manifest, run_id=run_id, folder=folder.path, threads=threads)
         if staff.ray is None:
-            from engine.datasets import processes
+            from engine.crews import processes
 
             return processes.receipts(order, shards, num_workers=staff.workers or 1, stop=stop, note=note)
-        from engine.datasets import cluster
+        from engine.crews import cluster
 
         address = None if staff.ray == LOCAL_CLUSTER else staff.ray
         return cluster.receipts(order, shards, num_workers=staff.workers, stop=stop, address=address, note=note)

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 from jaxtyping import Bool, Int
 
-from engine.datasets.entries import Entry, Id
+from engine.inputs.entries import Entry, Id
 
 CHUNK = 4096
 

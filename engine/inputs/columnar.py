@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from engine.datasets.entries import Entry
-from engine.datasets.fields import Fields, Wanted, brief
 from engine.errors import InputError
+from engine.inputs.entries import Entry
+from engine.inputs.fields import Fields, Wanted, brief
 
 ROWS_AT_ONCE = 1024
 MOST_SLICED = 1 << 31

@@ -1,0 +1,1 @@
+"""Files of prompts as streams of entries."""
