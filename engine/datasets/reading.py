@@ -1,6 +1,7 @@
 """A dataset as lazy frames: any number of parts, none of them loaded."""
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -36,6 +37,24 @@ def read_results(folder: FilePath, *, partial: bool = False) -> pl.LazyFrame:
         types = CSV_TYPES | {PROMPT_ID: pl.String if named else pl.Int64}
         table = pl.scan_csv(parts, schema_overrides=types, glob=False)
         return table.with_columns(pl.col("token_masked").fill_null(""))
+
+
+def dataset_provenance(folder: FilePath) -> dict[str, Any]:
+    """What produced the dataset, in the words of a results file's provenance, and its manifest."""
+    manifest = dataset_manifest(folder)
+    model, settings, counts = manifest["model"], manifest["settings"], manifest["counts"]
+    state = "" if manifest["status"] == COMPLETE else f"; {manifest['status']}"
+    return {
+        "description": model["name"],
+        "layers": model["layers"],
+        "heads": model["heads"],
+        "dtype": settings["dtype"],
+        "device": settings["device"],
+        "torch": manifest["versions"]["torch"],
+        "transformers": manifest["versions"]["transformers"],
+        "prompt": f"{counts.get('prompts', 0):,} of {manifest['input']}{state}",
+        "manifest": manifest,
+    }
 
 
 def dataset_manifest(folder: FilePath) -> Manifest:
