@@ -12,6 +12,7 @@ from engine.model.fingerprint import fingerprint, rope_probe
 from engine.runs.measuring import Measuring
 from engine.runs.schedule import Schedule
 
+IDS = ("row numbers", "given")
 EMBEDDED = "embedded demo model"
 
 
@@ -78,7 +79,7 @@ def draw(
         "name": name,
         "fingerprint": fingerprint(decoder),
         "tokenizer": _tokenizer_digest(measuring.tokenizer),
-        "rope": rope_probe(decoder),
+        "rope": list(rope_probe(decoder)),
         "layers": len(decoder.layers),
         "heads": decoder.heads.num_heads,
         "kv_heads": decoder.heads.num_kv_heads,

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from engine.datasets.blueprint import IDS
 from engine.datasets.folder import IMPACTS, MANIFEST, Folder
 from engine.datasets.manifest import COMPLETE, Manifest, read_manifest
 from engine.errors import ResultsError
@@ -33,8 +34,7 @@ def read_results(folder: FilePath, *, partial: bool = False) -> pl.LazyFrame:
     with reading(parts[0]):
         if form == "parquet":
             return pl.scan_parquet(parts, glob=False, hive_partitioning=False)
-        named = manifest["settings"]["id_column"] is not None
-        types = CSV_TYPES | {PROMPT_ID: pl.String if named else pl.Int64}
+        types = CSV_TYPES | {PROMPT_ID: pl.String if manifest["settings"]["ids"] == IDS[True] else pl.Int64}
         table = pl.scan_csv(parts, schema_overrides=types, glob=False)
         return table.with_columns(pl.col("token_masked").fill_null(""))
 
