@@ -68,10 +68,12 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 def differences(there: Manifest, here: Manifest) -> list[str]:
     """What differs between two runs such that their results must not be mixed, in words."""
     found = []
+    other_dtype = there.get("settings", {}).get("dtype") != here["settings"]["dtype"]
+    ignored = {"name", "fingerprint"} if other_dtype else {"name"}  # weights in another dtype are other weights
     for part in COMPARED:
         for key in [*here[part], *(key for key in there.get(part, {}) if key not in here[part])]:
             old, new = there.get(part, {}).get(key), here[part].get(key)
-            if not _same(key, old, new) and not (part == "model" and key == "name"):
+            if not _same(key, old, new) and key not in ignored:
                 found.append(f"{part} {key} ({_brief(old)} there, {_brief(new)} here)")
     return found
 
