@@ -14,5 +14,8 @@
     scaling                     ... of growth
     startup (stages)            ... of whole processes
     peers (copies, peer_*)      ... of other libraries
+    sets (set_tables)           ... of large sets of prompts
+      batched, datasets         ... on a model in memory
+      command_sets, launch      ... through the command line
     cuda (crowd)                ... of speed, memory and accuracy on a GPU
 """

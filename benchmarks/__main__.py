@@ -19,6 +19,7 @@ SUITES = {
     "scaling": "growth of the time with tokens, layers, masked tokens and prompts: the exponents",
     "startup": "time of --help and of the main job as whole processes, and where it goes",
     "peers": "the same table by TransformerLens and by nnsight, checked equal, then timed",
+    "sets": "datasets of many prompts: beside plain forwards, rows per second, bytes, memory, two workers",
     "cuda": "speed, memory and accuracy on a GPU, float32 and bfloat16 (exit code 2 where there is none)",
 }
 """Each is a file of this folder with a function ``run_<suite>(options, command=...)`` that returns a report."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 SHAPE = "qwen3-0.6b"
 PEAKED = "small, q and k norms x 2.7"
 COMMAND_LINE = "command line"
+SHAPE_SET = f"{SHAPE}, 256 prompts of 4 to 64 tokens"
+DEMO_SET = "demo, 50,000 prompts of 5 to 20 tokens"
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,15 @@ BARS: dict[str, tuple[Bar, ...]] = {
         Bar("time above importing torch and transformers", COMMAND_LINE, 0, 0.8, provider="main job"),
     ),
     "accuracy": tuple(_errors()),
+    "sets": (
+        Bar("dataset / batched forward", SHAPE_SET, 0, 0.95),
+        Bar("share of the time that is no arithmetic", SHAPE_SET, 0, 0.05),
+        Bar("bytes per row", SHAPE_SET, 0, 9),
+        Bar("rows per second", DEMO_SET, 0, 500_000, at_least=True),
+        Bar("bytes per row", DEMO_SET, 0, 9),
+        Bar("peak memory / that of a tenth of the prompts", DEMO_SET, 0, 1.1),
+        Bar("rows per second, two workers / one", DEMO_SET, 0, 1.8, at_least=True),
+    ),
     "cuda": (
         Bar("time", SHAPE, 7, 1.5e-3, provider="engine, split"),
         Bar("naive / engine, split", SHAPE, 7, 2000, at_least=True),

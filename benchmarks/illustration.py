@@ -11,6 +11,7 @@ DRAWN = {
     "speed": r"time",
     "peers": r"time",
     "startup": r"time",
+    "sets": r"time",
     "cuda": r"time",
     "memory": r"peak memory of a call",
     "accuracy": r"relative error, (.* L2), all cells, p99",
