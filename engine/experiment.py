@@ -8,8 +8,8 @@ import polars as pl
 import torch
 from torch import nn
 
-from engine.datasets.blueprint import IDS, Blueprint, Source, draw
-from engine.datasets.manifest import Manifest
+from engine.datasets.blueprint import Blueprint, Source, draw
+from engine.datasets.manifest import IDS, Manifest
 from engine.datasets.progress import State
 from engine.errors import ImpactError, ModelError, PromptError
 from engine.files import FilePath

@@ -44,8 +44,8 @@ def execute(arguments: argparse.Namespace) -> int:
     from engine.tables.results import reading
 
     with reading(arguments.file):
-        lazy, provenance = _opened(arguments.file)
-        analysis = analyze(lazy, top=arguments.top, skip_first=arguments.skip_first)
+        lazy, provenance, num_prompts = _opened(arguments.file)
+        analysis = analyze(lazy, top=arguments.top, skip_first=arguments.skip_first, num_prompts=num_prompts)
     if arguments.json:
         write_stdout(as_json(analysis, provenance=provenance))
     else:
@@ -53,14 +53,15 @@ def execute(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _opened(results: str) -> "tuple[pl.LazyFrame, dict[str, Any] | None]":
-    """A file or a dataset, unread, and what produced it."""
+def _opened(results: str) -> "tuple[pl.LazyFrame, dict[str, Any] | None, int | None]":
+    """A file or a dataset, unread, what produced it, and the number of prompts of a dataset."""
     from engine.datasets.reading import dataset_provenance, read_results
     from engine.tables.results import read_provenance, scan_table
 
     if Path(results).is_dir():
-        return read_results(results, partial=True), dataset_provenance(results)
-    return scan_table(results), read_provenance(results)
+        provenance = dataset_provenance(results)
+        return read_results(results, partial=True), provenance, provenance["prompts"]
+    return scan_table(results), read_provenance(results), None
 
 
 def _positive(text: str) -> int:

@@ -82,7 +82,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _blueprint(arguments: argparse.Namespace, staff: "Staff") -> "tuple[Blueprint, Measuring | None]":
     """What the dataset is made with. The model goes out of memory again where others do the work."""
-    from engine.datasets.blueprint import IDS
+    from engine.datasets.manifest import IDS
     from engine.experiment import AttentionMasker
 
     masker = AttentionMasker.from_pretrained(arguments.model, device=arguments.device, dtype=arguments.dtype)

@@ -12,7 +12,6 @@ from engine.model.fingerprint import fingerprint, rope_probe
 from engine.runs.measuring import Measuring
 from engine.runs.schedule import Schedule
 
-IDS = ("row numbers", "given")
 EMBEDDED = "embedded demo model"
 
 

@@ -15,6 +15,8 @@ FORMAT = "mask-impact dataset"
 FORMAT_VERSION = 1
 RUNNING, CLEARING, COMPLETE = "unfinished", "being replaced", "complete"
 PACKAGES = ("mask-impact", "torch", "transformers", "polars", "numpy")
+IDS = ("row numbers", "given")
+"""Where the prompts' ids come from."""
 COMPARED = ("model", "settings")
 """What must be the same for a run to go on where another stopped."""
 ROPE_TOLERANCE = 1e-4

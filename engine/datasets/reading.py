@@ -5,9 +5,8 @@ from typing import Any
 
 import polars as pl
 
-from engine.datasets.blueprint import IDS
 from engine.datasets.folder import IMPACTS, MANIFEST, Folder
-from engine.datasets.manifest import COMPLETE, Manifest, read_manifest
+from engine.datasets.manifest import COMPLETE, IDS, Manifest, read_manifest
 from engine.errors import ResultsError
 from engine.files import FilePath, shown
 from engine.tables.results import CSV_TYPES, reading
@@ -42,7 +41,9 @@ def read_results(folder: FilePath, *, partial: bool = False) -> pl.LazyFrame:
 def dataset_provenance(folder: FilePath) -> dict[str, Any]:
     """What produced the dataset, in the words of a results file's provenance, and its manifest."""
     manifest = dataset_manifest(folder)
-    model, settings, counts = manifest["model"], manifest["settings"], manifest["counts"]
+    model, settings = manifest["model"], manifest["settings"]
+    receipts = Folder(Path(folder)).receipts().values()
+    prompts = sum(receipt.counts["prompts"] for receipt in receipts)
     state = "" if manifest["status"] == COMPLETE else f"; {manifest['status']}"
     return {
         "description": model["name"],
@@ -52,7 +53,8 @@ def dataset_provenance(folder: FilePath) -> dict[str, Any]:
         "device": settings["device"],
         "torch": manifest["versions"]["torch"],
         "transformers": manifest["versions"]["transformers"],
-        "prompt": f"{counts.get('prompts', 0):,} of {manifest['input']}{state}",
+        "prompt": f"{prompts:,} of {manifest['input']}{state}",
+        "prompts": prompts,
         "manifest": manifest,
     }
 
