@@ -18,6 +18,7 @@ from engine.model.adoption import Edition, adopt
 from engine.model.checkpoints import load_decoder
 from engine.model.decoder import Decoder
 from engine.model.devices import free_host_bytes, keep_freed_memory
+from engine.model.fingerprint import fingerprint
 from engine.runs.impact import Impact
 from engine.runs.many import measured_in_order
 from engine.runs.measuring import Measuring
@@ -49,6 +50,7 @@ class AttentionMasker:
         self._edition = None if self._held is None else Edition(self._held)
         self._runs, self._settled = 0, False
         self._source: Source | None = None
+        self._fingerprint: str | None = None
         if self.decoder.device.type == "cpu":
             keep_freed_memory()
 
@@ -206,13 +208,23 @@ class AttentionMasker:
         self._settle(again=True)
         chosen = select(layers, len(self.decoder.layers), what="layer")
         positions = None if tokens is None else select(tokens, self.decoder.max_positions, what="token")
-        return draw(self._measuring, source=self._source, layers=chosen, tokens=positions, form=form, choices=choices)
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.decoder)
+        return draw(
+            self._measuring,
+            source=self._source,
+            fingerprint=self._fingerprint,
+            layers=chosen,
+            tokens=positions,
+            form=form,
+            choices=choices,
+        )
 
     def _take_edits(self) -> None:
         """Read a held model again if its weights were replaced or edited since they were read."""
         if self._held is not None and self._edition is not None and not self._edition.is_current():
             self._measuring.decoder = adopt(self._held)
-            self._edition, self._runs, self._settled = Edition(self._held), 0, False
+            self._edition, self._runs, self._settled, self._fingerprint = Edition(self._held), 0, False, None
 
     def _settle(self, *, again: bool = False) -> None:
         """Before the second run, lay the weights out for the CPU's kernel: a masker that is used again is a session.

@@ -8,7 +8,7 @@ from typing import Any
 from engine.datasets.manifest import Manifest, new_manifest
 from engine.datasets.orders import Order
 from engine.kernels.products import cpu_product
-from engine.model.fingerprint import fingerprint, rope_probe
+from engine.model.fingerprint import rope_probe
 from engine.runs.measuring import Measuring
 from engine.runs.schedule import Schedule
 
@@ -65,6 +65,7 @@ def draw(
     measuring: Measuring,
     *,
     source: Source | None,
+    fingerprint: str,
     layers: tuple[int, ...],
     tokens: tuple[int, ...] | None,
     form: str,
@@ -75,7 +76,7 @@ def draw(
     name = "a model held in memory" if source is None else source.model or EMBEDDED
     model = {
         "name": name,
-        "fingerprint": fingerprint(decoder),
+        "fingerprint": fingerprint,
         "tokenizer": _tokenizer_digest(measuring.tokenizer),
         "rope": list(rope_probe(decoder)),
         "layers": len(decoder.layers),

@@ -16,6 +16,9 @@ from engine.text.prompts import Prompt
 
 MOST_ROWS = {"cpu": 1 << 10, "cuda": 1 << 15}
 """Rows beyond which more at once gain nothing: a processor's products are at their best with a few hundred."""
+CACHED_CELLS = 1 << 19
+"""Of a small model a processor takes more rows at once, as long as their residual stream stays in its caches: there the
+calls cost more than the arithmetic."""
 SHARE_OF_FREE_MEMORY = 0.25
 """What a pass may take; the rest is for the tables, and for others on the machine."""
 Key = TypeVar("Key")
@@ -43,7 +46,7 @@ class Schedule:
     """
 
     def __init__(self, decoder: Decoder, *, rows: int | None = None) -> None:
-        most = rows or MOST_ROWS.get(decoder.device.type, MOST_ROWS["cpu"])
+        most = rows or _most_rows(decoder)
         in_memory = SHARE_OF_FREE_MEMORY * free_bytes(decoder.device) / _bytes_per_row(decoder)
         self.rows = max(1, min(most, int(in_memory)))
         self._same_length = decoder.rope_by_length
@@ -81,6 +84,13 @@ class Schedule:
         pairs = list(jobs.items())
         middle = len(pairs) // 2
         return self.run(dict(pairs[:middle]), measure) | self.run(dict(pairs[middle:]), measure)
+
+
+def _most_rows(decoder: Decoder) -> int:
+    if decoder.device.type != "cpu":
+        return MOST_ROWS.get(decoder.device.type, MOST_ROWS["cpu"])
+    in_cache = CACHED_CELLS // decoder.embedding.shape[1]
+    return min(max(MOST_ROWS["cpu"], in_cache), 4 * MOST_ROWS["cpu"])
 
 
 def _bytes_per_row(decoder: Decoder) -> int:
