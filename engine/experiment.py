@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from engine.datasets.blueprint import Blueprint, Source, draw
-from engine.datasets.manifest import Manifest
+from engine.datasets.manifest import IDS, Manifest
 from engine.datasets.progress import State
 from engine.errors import ImpactError, ModelError, PromptError
 from engine.files import FilePath
@@ -191,7 +191,8 @@ class AttentionMasker:
         ``ResultsError`` for a folder that holds something else and a disk that takes no more, and ``Interrupted``.
         """
         staff = Staff(workers=workers, ray=ray)
-        choices = {"prompt_column": prompt_column, "id_column": id_column, "limit": limit}
+        given = id_column is not None or isinstance(prompts, Mapping)
+        choices = {"prompt_column": prompt_column, "id_column": id_column, "limit": limit, "ids": IDS[given]}
         blueprint = self.draw_dataset(layers=layers, tokens=tokens, form=form, **choices)
         return make_dataset(
             blueprint, prompts, directory, measuring=self._measuring, staff=staff, overwrite=overwrite, watch=watch

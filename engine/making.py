@@ -122,8 +122,7 @@ def _serial(blueprint: Blueprint, folder: Folder, measuring: Measuring) -> Crew:
 
 def _elsewhere(blueprint: Blueprint, folder: Folder, staff: Staff, note: Callable[[str], object]) -> Crew:
     def crew(run_id: str, manifest: Manifest, shards: Iterator[Shard], stop: threading.Event) -> Iterator[Receipt]:
-        threads = max(1, (os.cpu_count() or 1) // (staff.workers or 1))
-        order = blueprint.order(manifest, run_id=run_id, folder=folder.path, threads=threads)
+        order = blueprint.order(manifest, run_id=run_id, folder=folder.path)
         if staff.ray is None:
             from engine.crews import processes
 

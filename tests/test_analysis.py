@@ -285,3 +285,24 @@ def test_the_command_needs_no_torch(tmp_path):
     done = subprocess.run(words, capture_output=True, check=False, cwd=root, env={"PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode() == as_text(analyze(impact_table().lazy(), top=5))
+
+
+@pytest.mark.parametrize("skip_first", [False, True])
+def test_prompts_in_one_piece_need_not_be_kept(monkeypatch, skip_first):
+    """A dataset's rows give the findings of any table, though batches forget the tokens that cannot lead."""
+    random = np.random.default_rng(3)
+    parts = []
+    for prompt in range(40):
+        distances = random.exponential(size=(2, int(random.integers(2, 9)), 4, 2)).astype(np.float32)
+        tokens = range(distances.shape[1])
+        labels = {"layers": [0, 1], "positions": tokens, "pieces": [f"t{p % 3}" for p in tokens]}
+        table = build_table(np.round(distances, 1), variants=variant_names(2), **labels)
+        parts.append(table.select(pl.lit(prompt).alias("prompt_id"), pl.all()))
+    lazy = pl.concat(parts).lazy()
+    whole = analyze(lazy, top=7, skip_first=skip_first)
+    for rows in (50, 333, 100_000):
+        monkeypatch.setattr(cells, "BATCH_ROWS", rows)
+        found = analyze(lazy, top=7, skip_first=skip_first, num_prompts=40)
+        assert found.counts == whole.counts
+        for name in ("tokens", "layers", "heads", "cells", "profile", "statistics"):
+            assert getattr(found, name).equals(getattr(whole, name)), (rows, name)

@@ -23,6 +23,7 @@ ORDER = [
     *(f"datasets.{name}" for name in ("shards", "orders", "folder", "frames", "worker", "manifest", "blueprint")),
     *(f"datasets.{name}" for name in ("feed", "merging", "progress", "stopping", "production", "reading")),
     *(f"crews.{name}" for name in ("serial", "worker_process", "seat", "processes")),
+    *(f"crews.{name}" for name in ("connection", "desk", "actors", "cluster")),
     *("making", "experiment", "summary", "walkthrough", "verification", "commands"),
 ]
 """A module may import what stands before it, and its own folder."""

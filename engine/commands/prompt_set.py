@@ -82,6 +82,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _blueprint(arguments: argparse.Namespace, staff: "Staff") -> "tuple[Blueprint, Measuring | None]":
     """What the dataset is made with. The model goes out of memory again where others do the work."""
+    from engine.datasets.manifest import IDS
     from engine.experiment import AttentionMasker
 
     masker = AttentionMasker.from_pretrained(arguments.model, device=arguments.device, dtype=arguments.dtype)
@@ -92,6 +93,7 @@ def _blueprint(arguments: argparse.Namespace, staff: "Staff") -> "tuple[Blueprin
         prompt_column=arguments.prompt_column,
         id_column=arguments.id_column,
         limit=arguments.limit,
+        ids=IDS[arguments.id_column is not None],
     )
     return blueprint, None if staff.is_elsewhere else masker.measuring
 

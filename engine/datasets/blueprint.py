@@ -42,7 +42,7 @@ class Blueprint:
         """The manifest of a new dataset of the prompts in ``source_name``."""
         return new_manifest(model=self.model, settings=self.settings, kernel=self.kernel, source=source_name)
 
-    def order(self, manifest: Manifest, *, run_id: str, folder: Path, threads: int | None = None) -> Order:
+    def order(self, manifest: Manifest, *, run_id: str, folder: Path) -> Order:
         """What a worker of the dataset is told: the kernel is that of its first run."""
         settings, kernel = manifest["settings"], manifest["kernel"]
         source = self.source or Source(None, settings["device"], settings["dtype"])
@@ -58,7 +58,6 @@ class Blueprint:
             rows_per_pass=kernel["rows_per_pass"],
             product=kernel["product"],
             packed=kernel["packed"],
-            threads=threads,
         )
 
 
@@ -78,7 +77,7 @@ def draw(
         "name": name,
         "fingerprint": fingerprint(decoder),
         "tokenizer": _tokenizer_digest(measuring.tokenizer),
-        "rope": rope_probe(decoder),
+        "rope": list(rope_probe(decoder)),
         "layers": len(decoder.layers),
         "heads": decoder.heads.num_heads,
         "kv_heads": decoder.heads.num_kv_heads,

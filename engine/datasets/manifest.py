@@ -15,6 +15,8 @@ FORMAT = "mask-impact dataset"
 FORMAT_VERSION = 1
 RUNNING, CLEARING, COMPLETE = "unfinished", "being replaced", "complete"
 PACKAGES = ("mask-impact", "torch", "transformers", "polars", "numpy")
+IDS = ("row numbers", "given")
+"""Where the prompts' ids come from."""
 COMPARED = ("model", "settings")
 """What must be the same for a run to go on where another stopped."""
 ROPE_TOLERANCE = 1e-4
@@ -68,10 +70,12 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 def differences(there: Manifest, here: Manifest) -> list[str]:
     """What differs between two runs such that their results must not be mixed, in words."""
     found = []
+    other_dtype = there.get("settings", {}).get("dtype") != here["settings"]["dtype"]
+    ignored = {"name", "fingerprint"} if other_dtype else {"name"}  # weights in another dtype are other weights
     for part in COMPARED:
         for key in [*here[part], *(key for key in there.get(part, {}) if key not in here[part])]:
             old, new = there.get(part, {}).get(key), here[part].get(key)
-            if not _same(key, old, new) and not (part == "model" and key == "name"):
+            if not _same(key, old, new) and key not in ignored:
                 found.append(f"{part} {key} ({_brief(old)} there, {_brief(new)} here)")
     return found
 

@@ -1,11 +1,12 @@
 """A dataset as lazy frames: any number of parts, none of them loaded."""
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from engine.datasets.folder import IMPACTS, MANIFEST, Folder
-from engine.datasets.manifest import COMPLETE, Manifest, read_manifest
+from engine.datasets.manifest import COMPLETE, IDS, Manifest, read_manifest
 from engine.errors import ResultsError
 from engine.files import FilePath, shown
 from engine.tables.results import CSV_TYPES, reading
@@ -32,10 +33,30 @@ def read_results(folder: FilePath, *, partial: bool = False) -> pl.LazyFrame:
     with reading(parts[0]):
         if form == "parquet":
             return pl.scan_parquet(parts, glob=False, hive_partitioning=False)
-        named = manifest["settings"]["id_column"] is not None
-        types = CSV_TYPES | {PROMPT_ID: pl.String if named else pl.Int64}
+        types = CSV_TYPES | {PROMPT_ID: pl.String if manifest["settings"]["ids"] == IDS[True] else pl.Int64}
         table = pl.scan_csv(parts, schema_overrides=types, glob=False)
         return table.with_columns(pl.col("token_masked").fill_null(""))
+
+
+def dataset_provenance(folder: FilePath) -> dict[str, Any]:
+    """What produced the dataset, in the words of a results file's provenance, and its manifest."""
+    manifest = dataset_manifest(folder)
+    model, settings = manifest["model"], manifest["settings"]
+    receipts = Folder(Path(folder)).receipts().values()
+    prompts = sum(receipt.counts["prompts"] for receipt in receipts)
+    state = "" if manifest["status"] == COMPLETE else f"; {manifest['status']}"
+    return {
+        "description": model["name"],
+        "layers": model["layers"],
+        "heads": model["heads"],
+        "dtype": settings["dtype"],
+        "device": settings["device"],
+        "torch": manifest["versions"]["torch"],
+        "transformers": manifest["versions"]["transformers"],
+        "prompt": f"{prompts:,} of {manifest['input']}{state}",
+        "prompts": prompts,
+        "manifest": manifest,
+    }
 
 
 def dataset_manifest(folder: FilePath) -> Manifest:

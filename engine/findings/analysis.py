@@ -13,9 +13,7 @@ import polars as pl
 from engine.errors import ResultsError
 from engine.findings.cells import DISTANCES, cell_batches, variant_name
 from engine.findings.quantiles import QUANTILES, bucket_histogram, quantiles
-from engine.findings.sums import distinct, greatest, moments, pooled, summed
-
-SIGNIFICANT_DIGITS = 9  # further digits of a mean depend on the order of summation and would break ties by chance
+from engine.findings.sums import best, distinct, greatest, leading, moments, pooled, rounded, scored, summed
 
 Sums = dict[str, pl.DataFrame]
 
@@ -40,24 +38,25 @@ class Analysis:
     statistics: pl.DataFrame
 
 
-def analyze(lazy: pl.LazyFrame, *, top: int = 10, skip_first: bool = False) -> Analysis:
+def analyze(lazy: pl.LazyFrame, *, top: int = 10, skip_first: bool = False, num_prompts: int | None = None) -> Analysis:
     """Summarise the impact table ``lazy``; each ranking keeps its ``top`` best rows.
 
     With ``skip_first`` the rows of position 0 are left out of everything but ``counts["skipped_rows"]``. Tokens are
     told apart by position and text, and by ``prompt_id`` where there is one. Equal values are ordered by layer,
-    position, head and prompt. Raises ``ResultsError`` for a table without any defined distance, with NaN or infinite
-    ones, with rows that lack a label, or with an unknown variant.
+    position, head and prompt. With ``num_prompts`` the table is that of a dataset of so many prompts, each of which
+    lies in one piece: then memory does not grow with their number. Raises ``ResultsError`` for a table without any
+    defined distance, with NaN or infinite ones, with rows that lack a label, or with an unknown variant.
     """
     kept = lazy.filter(pl.col("token_position").ne_missing(0)) if skip_first else lazy
     prompt, query = ([key] if key in lazy.collect_schema() else [] for key in ("prompt_id", "query_position"))
     token = ["token_position", "token_masked", *prompt]
     cell = ["layer", "token_position", "code", "token_masked", *prompt, *query]
-    sums = _first_reading(kept, token, cell, top=top)
+    sums = _first_reading(kept, token, cell, top=top, in_pieces=num_prompts is not None)
     _require_defined(sums, skip_first=skip_first)
     layers = pooled(sums["groups"], ["distance", "kind", "layer"])
     variants = pooled(sums["groups"], ["distance", "kind", "code"])
     return Analysis(
-        counts=_counts(sums, token, skipped_rows=_first_rows(lazy) if skip_first else 0),
+        counts=_counts(sums, token, skipped_rows=_first_rows(lazy) if skip_first else 0, num_prompts=num_prompts),
         skip_first=skip_first,
         tokens=_ranked(sums["tokens"], "mean", token, top=top),
         layers=_ranked(layers, "mean", ["layer"], top=top),
@@ -68,11 +67,12 @@ def analyze(lazy: pl.LazyFrame, *, top: int = 10, skip_first: bool = False) -> A
     )
 
 
-def _first_reading(lazy: pl.LazyFrame, token: Sequence[str], cell: Sequence[str], *, top: int) -> Sums:
+def _first_reading(lazy: pl.LazyFrame, token: Sequence[str], cell: Sequence[str], *, top: int, in_pieces: bool) -> Sums:
     """Everything but the exact quantiles; nothing at all for a table without rows."""
+    by_token = ["distance", "kind", *token]
     sums = {
         "groups": moments(["distance", "kind", "layer", "code"]),
-        "tokens": moments(["distance", "kind", *token]),
+        "tokens": leading(by_token, token, top=top) if in_pieces else moments(by_token),
         "cells": greatest(cell, top=top),
         "histogram": bucket_histogram(),
         "queries": distinct([name for name in cell if name == "query_position"]),
@@ -95,40 +95,38 @@ def _first_rows(lazy: pl.LazyFrame) -> int:
     return lazy.select((pl.col("token_position") == 0).sum()).collect(engine="streaming").item()
 
 
-def _counts(sums: Sums, token: Sequence[str], *, skipped_rows: int) -> dict[str, int | None]:
+def _counts(sums: Sums, token: Sequence[str], *, skipped_rows: int, num_prompts: int | None) -> dict[str, int | None]:
     groups, tokens, queries = sums["groups"], sums["tokens"], sums["queries"]
+    if num_prompts is None:
+        num_tokens = tokens.select(token).n_unique()
+        num_prompts = tokens["prompt_id"].n_unique() if "prompt_id" in token else None
+    else:
+        num_tokens = max(groups["rows"])  # every token has a row in every layer and variant
     of = {name: groups.filter(distance=name) for name in DISTANCES}
     return {
         "rows": int(of["l2_distance"]["rows"].sum()),
         "skipped_rows": skipped_rows,
         "layers": groups["layer"].n_unique(),
-        "tokens": tokens.select(token).n_unique(),
+        "tokens": num_tokens,
         "heads": groups.filter(kind="Head")["code"].n_unique(),
-        "prompts": tokens["prompt_id"].n_unique() if "prompt_id" in token else None,
+        "prompts": num_prompts,
         "query_positions": len(queries) if queries.width else None,
         **{f"null_{name}": int((part["rows"] - part["count"]).sum()) for name, part in of.items()},
     }
 
 
 def _ranked(frame: pl.DataFrame, score: str, labels: Sequence[str], *, top: int) -> pl.DataFrame:
-    """The ``top`` rows of each distance and kind by ``score``, the greatest first, ties by ``labels``."""
-    descending = [False, False, True, *(False for _ in labels)]
-    ordered = _scored(frame, score).sort(["distance", "kind", score, *labels], descending=descending)
-    best = ordered.group_by("distance", "kind", maintain_order=True).head(top)
+    """The ``top`` rows of each distance and kind by ``score``, with their ranks."""
+    leaders = best(frame.lazy(), score, labels, top=top).collect()
     rank = pl.int_range(1, pl.len() + 1).over("distance", "kind").alias("rank")
     named = [variant_name() if name == "code" else name for name in labels]
-    return best.select("distance", "kind", rank, *named, score, pl.col("^count$"))
+    return leaders.select("distance", "kind", rank, *named, score, pl.col("^count$"))
 
 
 def _profile(layers: pl.DataFrame) -> pl.DataFrame:
     """The mean of each layer and kind."""
-    ordered = _scored(layers, "mean").sort("distance", "kind", "layer")
+    ordered = scored(layers.lazy(), "mean").collect().sort("distance", "kind", "layer")
     return ordered.select("distance", "kind", "layer", "mean", "count")
-
-
-def _scored(frame: pl.DataFrame, score: str) -> pl.DataFrame:
-    """The rows that have a ``score``, without the digits that depend on the order of summation."""
-    return frame.drop_nulls(score).with_columns(_rounded(score))
 
 
 def _statistics(variants: pl.DataFrame, quantiles: pl.DataFrame) -> pl.DataFrame:
@@ -138,9 +136,5 @@ def _statistics(variants: pl.DataFrame, quantiles: pl.DataFrame) -> pl.DataFrame
     std = pl.when(several & equal).then(0.0).when(several).then(spread)
     nulls = (pl.col("rows") - pl.col("count")).alias("null_count")
     joined = variants.with_columns(std=std).join(quantiles, on=["distance", "code"], how="left")
-    numbers = [_rounded(name) for name in ("mean", "std", "min", *QUANTILES, "max")]
+    numbers = [rounded(name) for name in ("mean", "std", "min", *QUANTILES, "max")]
     return joined.sort("distance", "code").select("distance", variant_name(), "count", nulls, *numbers)
-
-
-def _rounded(name: str) -> pl.Expr:
-    return pl.col(name).cast(pl.Float64).round_sig_figs(SIGNIFICANT_DIGITS)

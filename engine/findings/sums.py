@@ -8,6 +8,7 @@ import polars as pl
 from engine.findings.cells import DISTANCES, KINDS
 
 PENDING_ROWS = 2_000_000
+SIGNIFICANT_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,39 @@ def moments(by: Sequence[str]) -> Sum:
         "max": value.max(),
     }
     return Sum(lambda cells: cells.group_by(by).agg(**found), lambda parts: pooled(parts, by))
+
+
+def leading(by: Sequence[str], labels: Sequence[str], *, top: int) -> Sum:
+    """``moments`` of the groups that may lead: those of a prompt that lies in a batch whole compete there already.
+
+    For tables in which the rows of a prompt follow one another. The prompts at the edges of a batch keep all groups.
+    """
+    whole = moments(by)
+    edges = (pl.col("prompt_id") == pl.col("prompt_id").first()) | (pl.col("prompt_id") == pl.col("prompt_id").last())
+
+    def take(cells: pl.LazyFrame) -> pl.LazyFrame:
+        marked = cells.with_columns(edge=edges)
+        inside = whole.take(marked.filter(~pl.col("edge")))
+        return pl.concat([whole.take(marked.filter("edge")), best(inside, "mean", labels, top=top)])
+
+    return Sum(take, whole.merge)
+
+
+def best(frame: pl.LazyFrame, score: str, labels: Sequence[str], *, top: int) -> pl.LazyFrame:
+    """The ``top`` rows of each distance and kind by ``score``, the greatest first, ties by ``labels``."""
+    descending = [False, False, True, *(False for _ in labels)]
+    ordered = scored(frame, score).sort(["distance", "kind", score, *labels], descending=descending)
+    return ordered.group_by("distance", "kind", maintain_order=True).head(top).select(frame.collect_schema().names())
+
+
+def scored(frame: pl.LazyFrame, score: str) -> pl.LazyFrame:
+    """The rows that have a ``score``, without the digits that depend on the order of summation."""
+    return frame.drop_nulls(score).with_columns(rounded(score))
+
+
+def rounded(name: str) -> pl.Expr:
+    """A number without the digits that depend on the order of summation, and would break ties by chance."""
+    return pl.col(name).cast(pl.Float64).round_sig_figs(SIGNIFICANT_DIGITS)
 
 
 def pooled(parts: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:

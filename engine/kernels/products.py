@@ -20,6 +20,10 @@ from torch import Tensor
 
 Product = Callable[[Tensor, Tensor], Tensor]
 PROBE_ROWS, PROBE_CHANNELS, PROBE_ROUNDS = 16, 1024, 5
+ROUND_ROWS, SMALL_CELLS = 32, 1 << 19
+"""For a number of rows that is new to it, oneDNN writes a program: half a millisecond, and most of a megabyte that it
+keeps. Many prompts bring many such numbers, so rows are filled up with zeros where the weight is small: there the copy
+costs less than the program."""
 PACKED_FOR_ROWS = 16
 """Row count that a packed weight is laid out for; it serves any other as well."""
 
@@ -84,7 +88,9 @@ def _on_cpu() -> Product:
 def _onednn(rows: Float[Tensor, "n c"], weight: Float[Tensor, "o c"]) -> Float[Tensor, "n o"]:
     if not (weight.is_mkldnn or weight.is_contiguous()):
         return F.linear(rows, weight)  # oneDNN falls back to loops, a thousand times as slow
-    return torch.ops.mkldnn._linear_pointwise(rows, weight, None, "none", [], "")
+    missing = -len(rows) % ROUND_ROWS if weight.numel() <= SMALL_CELLS and len(rows) > ROUND_ROWS else 0
+    whole = F.pad(rows, (0, 0, 0, missing)) if missing else rows
+    return torch.ops.mkldnn._linear_pointwise(whole, weight, None, "none", [], "")[: len(rows)]
 
 
 @cache
