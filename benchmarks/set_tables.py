@@ -9,6 +9,8 @@ from benchmarks.measure import TIMING_HEADER, Timing
 from benchmarks.report import Labels, Row, Table
 
 MIB = 2**20
+WIDE = 0.1
+"""Spread of a timing beyond which its figures mean little."""
 RATIO, FIRST_RATIO = f"dataset / {BATCHED}", f"first dataset / {BATCHED}"
 SHARE, SESSION_SHARE = "share of the time that is no arithmetic", "the same share, from the first shard on"
 RATE, WHOLE_RATE = "rows per second", "rows per second, whole process"
@@ -120,6 +122,15 @@ def _disk_table(disks: dict[str, Disk]) -> Table:
     )
     title = "Impact tables on disk (coordinates: the first part written without its distances)"
     return Table(title=title, header=header, rows=rows)
+
+
+def spread_note(found: Sequence[Beside], commanded: Commanded) -> list[str]:
+    """What was not repeated closely enough to be judged, by name; nothing on a machine that was left alone."""
+    timings = {f"{each.label}, {name}": t for each in found for name, t in each.timings.items()}
+    timings |= {f"{runs.label}, {runs.name}": runs.session for runs in commanded}
+    wide = [f"{name} ({t.spread:.0%})" for name, t in timings.items() if t.spread > WIDE]
+    advice = f"rounds differ by more than {WIDE:.0%}, so others used the machine; measure again: {'; '.join(wide)}"
+    return [advice] if wide else []
 
 
 def batch_note(found: Beside) -> str:

@@ -10,7 +10,7 @@ from benchmarks.datasets import BATCHED, DATASET, FIRST_DATASET, Beside, measure
 from benchmarks.machine import describe_machine
 from benchmarks.options import LeftOut, Options
 from benchmarks.report import Report
-from benchmarks.set_tables import batch_note, beside_rows, command_rows, set_tables
+from benchmarks.set_tables import batch_note, beside_rows, command_rows, set_tables, spread_note
 from benchmarks.workloads import load_workload
 
 ROUNDS = 2
@@ -66,7 +66,7 @@ def run_sets(options: Options, *, command: str) -> Report:
         conditions=[f"{rounds} interleaved rounds; medians", *CONDITIONS, *options.warning],
         tables=set_tables(found, commanded),
         rows=rows,
-        notes=list(map(batch_note, found)),
+        notes=[*map(batch_note, found), *spread_note(found, commanded)],
         figures={f"{row.workload}: {row.provider}: {row.metric}": row.median for row in rows if row.metric != "time"},
         checks=_checks(found, commanded),
         judged=not options.quick,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from benchmarks.bars import BARS, DEMO_SET, SHAPE_SET
 from benchmarks.batched import BATCH_SIZES, batched_forward, padded_batches, random_prompts, time_batches
 from benchmarks.command_sets import CommandRun, demo_texts, run_commands, set_label
 from benchmarks.datasets import DatasetRun, disk_of, measure_beside, passes_timed
-from benchmarks.set_tables import beside_rows, command_rows
+from benchmarks.set_tables import beside_rows, command_rows, spread_note
 from benchmarks.sets import QUICK, Sizes
 from benchmarks.workloads import load_workload
 from engine import AttentionMasker
@@ -74,6 +75,15 @@ def test_every_bar_names_a_figure_of_the_full_size(tmp_path, no_processes):
     full = Sizes()
     assert set_label(full.large) == DEMO_SET
     assert SHAPE_SET.endswith(f"{full.prompts} prompts of {full.lengths[0]} to {full.lengths[1]} tokens")
+
+
+def test_rounds_that_differ_are_named(tmp_path, monkeypatch, no_processes):
+    commanded = run_commands(small=2, large=20, rounds=1, folder=tmp_path)
+    assert spread_note([], commanded) == []
+    slow = replace(commanded.large.runs[0], manifest=manifest(20, rows=200, seconds=0.5))
+    large = replace(commanded.large, runs=(commanded.large.runs[0], slow))
+    (note,) = spread_note([], replace(commanded, large=large))
+    assert f"measure again: {set_label(20)}, command line (" in note
 
 
 def test_a_prompt_that_is_missing_fails_the_suite(capsys, tmp_path, monkeypatch, no_processes):
