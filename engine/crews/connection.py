@@ -8,7 +8,7 @@ import socket
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from engine.errors import ImpactError
 
 OBJECT_STORE_BYTES = 256 << 20
 """Shards and receipts are small; Ray would take a third of the machine's memory."""
+NO_STATISTICS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_USAGE_DISABLED": "1"}
+LEVEL = "RAY_BACKEND_LOG_LEVEL"
+"""Ray's C++ part writes to the terminal what is as bad as this says; it is read when Ray starts."""
 KNOCK_S = 10.0
 """How long the other side of an address may take to accept a connection."""
 
@@ -29,7 +32,7 @@ def connected(address: str | None, *, num_cpus: int | None) -> Iterator[Any]:
     Raises ImpactError if Ray is not installed, does not start, or nothing answers at the address.
     """
     ray = _ray()
-    with _quiet(ray):
+    with _said(NO_STATISTICS), _quiet(ray):
         if ray.is_initialized():
             yield ray
             return
@@ -78,7 +81,7 @@ def _connect(ray: Any, address: str | None, num_cpus: int | None) -> None:
     options["runtime_env"] = {"env_vars": {"PYTHONPATH": path}}
     try:
         _require_listener(address)
-        with _kept_signal(), _silent_start(), warnings.catch_warnings():
+        with _kept_signal(), _without_lines(LEVEL.encode()), _said({LEVEL: "fatal"}), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:
@@ -112,14 +115,12 @@ def _kept_signal() -> Iterator[None]:
 
 
 @contextmanager
-def _silent_start() -> Iterator[None]:
-    """No usage statistics, and no log lines of Ray's C++ part on the terminal; both are read when Ray starts."""
-    said = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-    added = {name: value for name, value in said.items() if name not in os.environ}
+def _said(words: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment, unless the user gave them others."""
+    added = {name: value for name, value in words.items() if name not in os.environ}
     os.environ.update(added)
     try:
-        with _without_lines(b"RAY_BACKEND_LOG_LEVEL"):
-            yield
+        yield
     finally:
         for name in added:
             os.environ.pop(name, None)
