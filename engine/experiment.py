@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from engine.datasets.blueprint import Blueprint, Source, draw
-from engine.datasets.manifest import IDS, Manifest
+from engine.datasets.folder import FORMS
+from engine.datasets.manifest import IDS, Manifest, recorded_kernel
 from engine.datasets.progress import State
-from engine.errors import ImpactError, ModelError, PromptError
+from engine.errors import ImpactError, ModelError, PromptError, SelectionError
 from engine.files import FilePath
+from engine.kernels.products import keeping_to
 from engine.making import Prompts, Staff, make_dataset
 from engine.model.adoption import Edition, adopt
 from engine.model.checkpoints import load_decoder
@@ -183,29 +185,40 @@ class AttentionMasker:
         workers: int | None = None,
         ray: str | None = None,
         watch: Callable[[State], object] = lambda state: None,
+        note: Callable[[str], object] = lambda text: None,
     ) -> Manifest:
         """Measure a set of prompts of any size into a dataset in ``directory``; its manifest. See ``read_results``.
 
         ``prompts``: the path of a ``.txt``, ``.jsonl``, ``.csv`` or ``.parquet`` file, ``-`` for standard input, a
         mapping of ids to prompts, or any iterable. The same call goes on where a run stopped, for whatever reason;
         ``overwrite`` replaces what is there. The work is done here, by ``workers`` processes, or on the Ray cluster at
-        ``ray`` ("local" starts one). ``watch`` is told the state after every part. Raises ``InputError``,
-        ``ResultsError`` for a folder that holds something else and a disk that takes no more, and ``Interrupted``.
+        ``ray`` ("local" starts one). ``watch`` is told the state after every part, ``note`` what went wrong on the way.
+        Raises ``InputError``, ``ResultsError`` for a folder of something else or a full disk, and ``Interrupted``.
         """
         staff = Staff(workers=workers, ray=ray)
         given = id_column is not None or isinstance(prompts, Mapping)
         choices = {"prompt_column": prompt_column, "id_column": id_column, "limit": limit, "ids": IDS[given]}
-        blueprint = self.draw_dataset(layers=layers, tokens=tokens, form=form, **choices)
-        return make_dataset(
-            blueprint, prompts, directory, measuring=self._measuring, staff=staff, overwrite=overwrite, watch=watch
-        )
+        kernel = None if overwrite else recorded_kernel(directory)
+        blueprint = self.draw_dataset(layers=layers, tokens=tokens, form=form, kernel=kernel, **choices)
+        ways: dict[str, Any] = {"staff": staff, "overwrite": overwrite, "watch": watch, "note": note}
+        return make_dataset(blueprint, prompts, directory, measuring=self._measuring, **ways)
 
     def draw_dataset(
-        self, *, layers: Sequence[int] | None, tokens: Sequence[int] | None, form: str, **choices: Any
+        self,
+        *,
+        layers: Sequence[int] | None,
+        tokens: Sequence[int] | None,
+        form: str,
+        kernel: Mapping[str, Any] | None,
+        **choices: Any,
     ) -> Blueprint:
-        """What a dataset made with this model is made with; ``choices`` concern the input."""
+        """What a dataset of this model is made with. ``kernel``: what it was begun with; ``choices``: of input."""
+        if form not in FORMS:
+            raise SelectionError(f"there is no dataset of form {form!r}; choose {' or '.join(FORMS)}")
         self._take_edits()
-        self._settle(again=True)
+        with keeping_to(kernel["product"] if kernel else None):
+            if kernel is None or kernel["packed"]:
+                self._settle(again=True)
         chosen = select(layers, len(self.decoder.layers), what="layer")
         positions = None if tokens is None else select(tokens, self.decoder.max_positions, what="token")
         if self._fingerprint is None:

@@ -16,6 +16,7 @@ from typing import IO, Literal, TextIO
 
 from engine.errors import ResultsError
 
+LEFTOVER = ".mask-impact-"
 FilePath = str | os.PathLike[str]
 ADVICE = {
     errno.EACCES: "choose a folder in which you may write",
@@ -145,11 +146,16 @@ def _target(path: FilePath) -> Path:
         raise ResultsError(f"{shown(path)} is not a path: {error}") from error
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a process that was killed left this file behind before it had its name."""
+    return path.name.startswith(LEFTOVER) and path.suffix == ".tmp"
+
+
 def _create_beside(target: Path) -> Path:
     """An empty file of a private name in the folder of ``target``; no pattern for results files matches the name."""
     if obstacle := _obstacle(target):
         raise ResultsError(f"{shown(target)} cannot be written: {obstacle}")
-    temporary = target.with_name(f".mask-impact-{secrets.token_hex(8)}.tmp")
+    temporary = target.with_name(f"{LEFTOVER}{secrets.token_hex(8)}.tmp")
     temporary.open("xb").close()
     return temporary
 

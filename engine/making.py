@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from engine.datasets.production import Crew, produce
 from engine.datasets.progress import State
 from engine.datasets.shards import Shard
 from engine.datasets.worker import Worker
-from engine.errors import ModelError, PromptError, SelectionError
-from engine.files import FilePath
+from engine.errors import InputError, ModelError, PromptError, SelectionError
+from engine.files import FilePath, shown
 from engine.inputs.entries import Entry, entries_of
 from engine.inputs.prompt_files import PromptFile, open_prompts
 from engine.inputs.unique import with_unique_ids
@@ -61,9 +62,10 @@ def make_dataset(
     """
     folder = Folder(Path(directory), blueprint.settings["format"])
     prompts = opened(source, blueprint.settings)
+    _require_outside(source, folder.path)
     name = prompts.name if isinstance(prompts, PromptFile) else "prompts from Python"
     return produce(
-        _entries(prompts, has_ids=blueprint.settings["id_column"] is not None),
+        _entries(prompts, blueprint.settings),
         folder,
         blueprint.manifest(source_name=name),
         _crew(blueprint, folder, measuring, staff, note),
@@ -82,13 +84,24 @@ def opened(source: PromptFile | Prompts, settings: Mapping[str, Any]) -> "Prompt
         return open_prompts(source, **columns)
     if not isinstance(source, Iterable):
         raise PromptError(f"many prompts are a file, a list, a mapping or any other iterable, not {source!r:.80}")
+    named = [name for name in ("prompt_column", "id_column") if settings[name] is not None]
+    if named and not isinstance(source, PromptFile):
+        raise SelectionError(f"{named[0]} is for files with columns; prompts from Python have none: leave it out")
     return source
 
 
-def _entries(prompts: PromptFile | Iterable[Any], *, has_ids: bool) -> Iterator[Entry]:
-    if not isinstance(prompts, PromptFile):
-        return entries_of(prompts)
-    return with_unique_ids(prompts) if has_ids else iter(prompts)
+def _require_outside(source: object, folder: Path) -> None:
+    """Raise ``InputError`` for an input that would be replaced by what is made of it."""
+    name = source.name if isinstance(source, PromptFile) else source
+    if isinstance(name, str | os.PathLike) and folder.resolve() in Path(name).resolve().parents:
+        raise InputError(f"{shown(name)} lies in the folder of the dataset; keep prompts and results apart")
+
+
+def _entries(prompts: PromptFile | Iterable[Any], settings: Mapping[str, Any]) -> Iterator[Entry]:
+    if isinstance(prompts, PromptFile):
+        return with_unique_ids(prompts) if settings["id_column"] is not None else iter(prompts)
+    entries = islice(entries_of(prompts), settings["limit"])
+    return with_unique_ids(entries) if isinstance(prompts, Mapping) else entries
 
 
 def _crew(

@@ -319,3 +319,154 @@ def test_shards_end_at_the_same_rows_whoever_reads(monkeypatch):
     other = [*entries[:-1], Entry(5, 5, [2, 3])]
     assert [shard.digest for shard in cut_shards(other, rows_per_token=24)][:2] == [shard.digest for shard in cut][:2]
     assert list(cut_shards(other, rows_per_token=24))[2].digest != cut[2].digest
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_complete_dataset_is_not_extended(masker, tmp_path):
+    prompts, folder = drawn(10), tmp_path / "set"
+    masker.run_dataset(prompts, folder)
+    before = contents(folder)
+    with pytest.raises(ResultsError, match="it goes on after 10 rows"):
+        masker.run_dataset([*prompts, *drawn(5, seed=1)], folder)
+    assert contents(folder) == before
+
+
+def test_overwriting_never_takes_the_input_or_what_is_not_of_the_dataset(masker, tmp_path):
+    folder = tmp_path / "set"
+    masker.run_dataset(["some text", "other text"], folder)
+    for name in ("prompts.csv", "impacts/part-copy-9.parquet", "notes.txt"):
+        (folder / name).write_text("mine")
+    before = contents(folder)
+    with pytest.raises(InputError, match="lies in the folder of the dataset"):
+        masker.run_dataset(folder / "prompts.parquet", folder, prompt_column="text", overwrite=True)
+    assert contents(folder) == before
+    masker.run_dataset(["some text"], folder, overwrite=True)
+    assert (folder / "prompts.csv").read_text() == "mine"
+    assert (folder / "impacts" / "part-copy-9.parquet").read_text() == "mine"
+    assert read_results(folder).collect()["prompt_id"].unique().to_list() == [0]
+
+
+def test_what_a_killed_run_left_before_its_manifest_is_no_obstacle(masker, tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / ".mask-impact-0123.tmp").write_text("{")
+    masker.run_dataset(["some text"], tmp_path / "set")
+    assert not list((tmp_path / "set").glob(".mask-impact*"))
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_columns_with_odd_names_stay_apart(masker, tmp_path):
+    ones = [{"prompt": "some text", "text": "T", "input_text": "I", "*": 1}] * 5
+    others = [{"prompt": "some text", "input_text": "I", "text": "T", "*": None, "^.*t$": "x"}] * 5
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*ones, *others]))
+    masker.run_dataset(tmp_path / "in.jsonl", tmp_path / "set")
+    prompts = tables(tmp_path / "set")["prompts"]
+    assert prompts["input_text"].unique().to_list() == ["T"]
+    assert prompts["input_input_text"].unique().to_list() == ["I"]
+    assert prompts["*"].to_list() == [1] * 5 + [None] * 5
+    assert prompts["^.*t$"].to_list() == [None] * 5 + ["x"] * 5
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_another_input_is_found_before_any_gap_is_filled(masker, tmp_path):
+    prompts, folder = drawn(15), tmp_path / "set"
+    masker.run_dataset(prompts, tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="killed"):
+        masker.run_dataset(prompts, folder, watch=stop_after(2))
+    (folder / ".unfinished" / "receipt-000000.json").unlink()
+    with pytest.raises(ResultsError, match="rows 5 to 9 are not what they were"):
+        masker.run_dataset([[1, 2, 3]] * 15, folder)
+    masker.run_dataset(prompts, folder)
+    assert contents(folder) == contents(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_dataset_that_is_not_whole_says_so(masker, tmp_path):
+    prompts, folder = drawn(12), tmp_path / "set"
+    masker.run_dataset(prompts, folder)
+    (folder / "impacts" / "part-000001.parquet").rename(folder / "impacts" / "part-000001 (copy).parquet")
+    with pytest.raises(ResultsError, match=r"part-000001\.parquet' is missing"):
+        read_results(folder)
+    notes = []
+    masker.run_dataset(prompts, folder, note=notes.append)
+    assert notes[0] == "part 1 was damaged after it was written; it is measured again"
+    assert read_results(folder).collect()["prompt_id"].n_unique() == 12
+    for name in ("tokens.parquet", "receipts.parquet"):
+        kept = (folder / name).read_bytes()
+        (folder / name).write_bytes(kept[:40])
+        with pytest.raises(ResultsError, match=rf"{name}' .* --overwrite"):
+            masker.run_dataset(prompts, folder)
+        (folder / name).write_bytes(kept)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_part_without_a_receipt_does_not_stay(masker, tmp_path):
+    prompts, folder = drawn(10), tmp_path / "set"
+    with pytest.raises(RuntimeError, match="killed"):
+        masker.run_dataset(prompts, folder, watch=stop_after(1))
+    part = folder / "impacts" / "part-000000.parquet"
+    part.with_name("part-000007.parquet").write_bytes(part.read_bytes())
+    assert read_results(folder, partial=True).collect()["prompt_id"].n_unique() == 5
+    masker.run_dataset(prompts, folder)
+    assert sorted(path.name for path in part.parent.iterdir()) == ["part-000000.parquet", "part-000001.parquet"]
+
+
+def test_ids_of_a_mapping_are_of_one_kind_and_different(masker, tmp_path):
+    masker.run_dataset({1: "some text", "1": "other text", 1 << 70: "more text"}, tmp_path / "set")
+    assert read_results(tmp_path / "set").collect()["prompt_id"].unique(maintain_order=True).to_list() == [
+        "1",
+        str(1 << 70),
+    ]
+    assert tables(tmp_path / "set")["rejected"]["reason"].to_list() == ["the id '1' has come before"]
+
+
+def test_options_that_would_have_no_effect_are_refused(masker, tmp_path):
+    masker.run_dataset(["some text", "other text"], tmp_path / "set", limit=1)
+    assert read_results(tmp_path / "set").collect()["prompt_id"].unique().to_list() == [0]
+    with pytest.raises(SelectionError, match="id_column is for files"):
+        masker.run_dataset(["some text"], tmp_path / "none", id_column="id")
+    with pytest.raises(SelectionError, match="there is no dataset of form 'jsonl'"):
+        masker.run_dataset(["some text"], tmp_path / "none", form="jsonl")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_dataset_goes_on_with_the_product_that_it_was_begun_with(tmp_path, monkeypatch):
+    """Whatever this process would choose by itself, and though its weights are packed for another."""
+    from engine.kernels import products
+
+    masker = AttentionMasker(build(BY_NAME["qwen3"], dtype=torch.float32), byte_level())
+    monkeypatch.setattr(products, "_fastest_on_cpu", lambda: torch.nn.functional.linear)
+    masker.run_dataset(["some text", "other text"], tmp_path / "set", limit=1)
+    monkeypatch.setattr(products, "_fastest_on_cpu", lambda: products._onednn)
+    masker.decoder.pack()
+    masker.run_dataset(["some text", "other text"], tmp_path / "other")
+    (tmp_path / "set" / "impacts" / "part-000000.parquet").unlink()
+    masker.run_dataset(["some text", "other text"], tmp_path / "set", limit=1)
+    assert read_results(tmp_path / "set").collect().height > 0
+    assert tables(tmp_path / "set")["rejected"].is_empty()
+
+
+def test_what_is_no_lack_of_memory_is_a_defect(masker, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise NotImplementedError("no such kernel")
+
+    monkeypatch.setattr("engine.sweeps.passes.Pass.readouts", broken)
+    with pytest.raises(NotImplementedError, match="no such kernel"):
+        masker.run_dataset(["some text"], tmp_path / "set")
+
+
+def test_halving_stops_at_what_fits(monkeypatch):
+    from engine.runs.schedule import Schedule
+
+    masker = AttentionMasker(build(BY_NAME["qwen3"]))
+    measure = masker.measuring.measure
+
+    def cramped(jobs, *args, **kwargs):
+        if sum(job.num_rows for job in jobs) > 60:
+            raise OutOfMemoryError("the device ran out of memory")
+        return measure(jobs, *args, **kwargs)
+
+    monkeypatch.setattr(masker.measuring, "measure", cramped)
+    schedule = Schedule(masker.decoder, rows=100)
+    monkeypatch.setattr("engine.experiment.Schedule", lambda decoder: schedule)
+    assert len(list(masker.measure_many(drawn(200, least=4, most=8)))) == 200
+    assert schedule.rows >= 30

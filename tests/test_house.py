@@ -20,7 +20,7 @@ ORDER = [
     *(f"sweeps.{name}" for name in ("sweep", "distances", "passes", "capture", "replay")),
     *("runs.impact", "runs.schedule", "runs.many", "runs.measuring"),
     *(f"inputs.{name}" for name in ("entries", "fields", "formats", "columnar", "prompt_files", "unique")),
-    *(f"datasets.{name}" for name in ("shards", "orders", "folder", "frames", "worker", "manifest", "blueprint")),
+    *(f"datasets.{name}" for name in ("shards", "orders", "manifest", "folder", "frames", "worker", "blueprint")),
     *(f"datasets.{name}" for name in ("feed", "merging", "progress", "stopping", "production", "reading")),
     *(f"crews.{name}" for name in ("serial", "worker_process", "seat", "processes")),
     *(f"crews.{name}" for name in ("connection", "desk", "actors", "cluster")),

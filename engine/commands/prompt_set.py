@@ -53,7 +53,7 @@ def refuse_options(arguments: argparse.Namespace) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Measure the set and show what became of it."""
     folder = arguments.output or DEFAULT_FOLDER
-    if Path(folder).suffix.lower() in TABLE_SUFFIXES and not Path(folder).is_dir():
+    if folder == "-" or (Path(folder).suffix.lower() in TABLE_SUFFIXES and not Path(folder).is_dir()):
         raise ResultsError(f"--prompts writes a folder, and {folder!r} has the name of a file; give --output a folder")
     from engine.datasets.progress import Progress
     from engine.inputs.prompt_files import open_prompts
@@ -82,20 +82,26 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _blueprint(arguments: argparse.Namespace, staff: "Staff") -> "tuple[Blueprint, Measuring | None]":
     """What the dataset is made with. The model goes out of memory again where others do the work."""
-    from engine.datasets.manifest import IDS
+    from engine.datasets.manifest import IDS, recorded_kernel
     from engine.experiment import AttentionMasker
+    from engine.model.devices import release_memory
 
     masker = AttentionMasker.from_pretrained(arguments.model, device=arguments.device, dtype=arguments.dtype)
     blueprint = masker.draw_dataset(
         layers=None if arguments.layers is None else parse_indices(arguments.layers, what="--layers"),
         tokens=None if arguments.tokens is None else parse_indices(arguments.tokens, what="--tokens"),
         form=arguments.format or "parquet",
+        kernel=None if arguments.overwrite else recorded_kernel(arguments.output or DEFAULT_FOLDER),
         prompt_column=arguments.prompt_column,
         id_column=arguments.id_column,
         limit=arguments.limit,
         ids=IDS[arguments.id_column is not None],
     )
-    return blueprint, None if staff.is_elsewhere else masker.measuring
+    if not staff.is_elsewhere:
+        return blueprint, masker.measuring
+    del masker
+    release_memory()
+    return blueprint, None
 
 
 def _report(arguments: argparse.Namespace, manifest: "Manifest", folder: Path) -> list[str]:

@@ -5,11 +5,10 @@ Importing this module needs Ray; only ``engine.crews.cluster`` does so, when som
 
 import pickle
 import queue
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow
 import ray
@@ -19,12 +18,10 @@ from ray.data.datasource import ReadTask
 
 from engine.crews.connection import last_line
 from engine.crews.desk import Desk, Outcome
+from engine.datasets.orders import Order, Stopped
 from engine.errors import ImpactError, WorkerError
 
-if TYPE_CHECKING:  # the desk needs no worker, which needs torch
-    from engine.datasets.worker import Order
-
-MakeWorker = Callable[["Order"], Any]
+MakeWorker = Callable[[Order], Any]
 Found = queue.SimpleQueue[Outcome | str | None]
 MOST_DEATHS = 3
 """So many actors may die over the same shard, or one over loading the model, before the run gives up."""
@@ -56,7 +53,7 @@ def _blocks(desk: Any) -> Iterator[pyarrow.Table]:
 class ShardActor:
     """The class that Ray Data makes actors of: the model is loaded once, every batch is one shard."""
 
-    def __init__(self, order: "Order", make_worker: MakeWorker, desk: Any) -> None:
+    def __init__(self, order: Order, make_worker: MakeWorker, desk: Any) -> None:
         self._desk, self._self = desk, ray.get_runtime_context().current_actor
         self._worker: Any = None
         self._error: ImpactError | str | None = None
@@ -68,7 +65,7 @@ class ShardActor:
             self._error = _packed(error)
         self._loaded.set()
 
-    def _load(self, order: "Order", make_worker: MakeWorker) -> None:
+    def _load(self, order: Order, make_worker: MakeWorker) -> None:
         """Makes the worker, unless the actor has died over that too often."""
         name = ray.get_runtime_context().get_actor_id()
         if ray.get(self._desk.begin.remote(name)) > MOST_DEATHS:
@@ -109,13 +106,7 @@ class ShardActor:
         try:
             return Outcome(place, died, receipt=self._worker(pickle.loads(packed)))
         except Exception as error:
-            return Outcome(place) if _asked_for(error) else Outcome(place, error=_packed(error))
-
-
-def _asked_for(error: Exception) -> bool:
-    """Whether a worker ended for a stop. A process where none was imported has none that stops."""
-    module = sys.modules.get("engine.datasets.worker")
-    return module is not None and isinstance(error, module.Stopped)
+            return Outcome(place) if isinstance(error, Stopped) else Outcome(place, error=_packed(error))
 
 
 def _packed(error: Exception) -> ImpactError | str:
@@ -123,7 +114,7 @@ def _packed(error: Exception) -> ImpactError | str:
 
 
 def begin(
-    found: Found, order: "Order", make_worker: MakeWorker, *, num_workers: int, num_cpus: int, num_gpus: int
+    found: Found, order: Order, make_worker: MakeWorker, *, num_workers: int, num_cpus: int, num_gpus: int
 ) -> tuple[Any, threading.Thread]:
     """A desk, and a thread that puts the outcome of every shard laid there into ``found``, then how the work ended."""
     desk = ray.remote(num_cpus=0)(Desk).remote()

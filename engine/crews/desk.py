@@ -3,12 +3,9 @@
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from engine.datasets.orders import Receipt
 from engine.errors import ImpactError
-
-if TYPE_CHECKING:  # a desk needs no worker, which needs torch
-    from engine.datasets.worker import Receipt
 
 
 @dataclass(frozen=True)
@@ -20,7 +17,7 @@ class Outcome:
     place: int
     died: int = 0
     """Actors that died over the shard before."""
-    receipt: "Receipt | None" = None
+    receipt: Receipt | None = None
     error: ImpactError | str | None = None
     """A user's error itself; the traceback's text of a defect."""
 

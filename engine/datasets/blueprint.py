@@ -49,11 +49,12 @@ class Blueprint:
         return Order(
             folder=str(folder.resolve()),
             model=source.model,
-            device=source.device,
+            device=settings["device"] if source.device == "auto" else source.device,
             dtype=source.dtype,
             layers=tuple(settings["layers"]),
             tokens=None if settings["tokens"] is None else tuple(settings["tokens"]),
             run_id=run_id,
+            fingerprint=manifest["model"]["fingerprint"],
             form=settings["format"],
             rows_per_pass=kernel["rows_per_pass"],
             product=kernel["product"],

@@ -19,6 +19,8 @@ class Feed:
     shards: Iterable[Shard]
     finished: Mapping[int, Receipt]
     whole: Set[int]
+    is_merged: bool
+    """Whether the dataset is at its end, so that no further shard can belong to it."""
     fraction: Callable[[], float | None]
     """How much of the input has been read."""
     fractions: dict[int, float | None] = field(default_factory=dict)
@@ -26,18 +28,24 @@ class Feed:
     num_entries: int = 0
 
     def __iter__(self) -> Iterator[Shard]:
-        last = -1
+        """Nothing is given out before the last finished shard has proved to be the same: a few may wait for that."""
+        last, end, waiting = -1, max(self.finished, default=-1), []
         for shard in self.shards:
             self._compare(shard)
             self.num_entries, last = self.num_entries + len(shard.entries), shard.index
             if shard.index not in self.whole:
                 self.fractions[shard.index] = self.fraction()
-                yield shard
-        if self.finished and max(self.finished) > last:
+                waiting.append(shard)
+            if last >= end:
+                yield from waiting
+                waiting = []
+        if end > last:
             raise _other_input(f"it ends after {self.num_entries} rows")
 
     def _compare(self, shard: Shard) -> None:
         receipt = self.finished.get(shard.index)
+        if receipt is None and self.is_merged:
+            raise _other_input(f"it goes on after {self.num_entries} rows")
         if receipt is not None and receipt.digest != shard.digest:
             raise _other_input(f"rows {shard.entries[0].row} to {shard.entries[-1].row} are not what they were")
 

@@ -11,11 +11,13 @@ one is finished. The first thing a run does is to take the folders of earlier ru
 cannot put anything into place any more.
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,11 +25,12 @@ from pathlib import Path
 import filelock
 import polars as pl
 
+from engine.datasets.manifest import MANIFEST
 from engine.datasets.orders import Receipt
 from engine.errors import ResultsError
-from engine.files import explaining, shown
+from engine.files import explaining, is_leftover, shown
 
-MANIFEST, RECEIPTS, LOCK = "manifest.json", "receipts.parquet", ".lock"
+RECEIPTS, LOCK = "receipts.parquet", ".lock"
 IMPACTS, UNFINISHED = "impacts", ".unfinished"
 MERGED = ("prompts", "tokens", "rejected")
 FORMS = ("parquet", "csv")
@@ -59,10 +62,20 @@ class Folder:
         return self.unfinished / f"{name}-{shard:06}.parquet"
 
     def pieces(self, name: str) -> list[Path]:
-        """The pieces of a table that are there, in the order of the shards."""
-        place = self.path / IMPACTS if name == IMPACTS else self.unfinished
-        pattern = f"part-*.{self.form}" if name == IMPACTS else f"{name}-*.parquet"
-        return sorted(place.glob(pattern), key=lambda path: int(path.stem.rpartition("-")[2]))
+        """The pieces of a table that are there, in the order of the shards; nothing else that lies beside them."""
+        place, stem = (self.path / IMPACTS, "part") if name == IMPACTS else (self.unfinished, name)
+        form = self.form if name == IMPACTS else "parquet"
+        found = (re.fullmatch(rf"{stem}-(\d{{6,}})\.{form}", path.name) for path in place.glob(f"*.{form}"))
+        return [place / match[0] for match in sorted(filter(None, found), key=lambda match: int(match[1]))]
+
+    def parts(self) -> list[Path]:
+        """The parts of the impact table that have a receipt. Raises ``ResultsError`` when one of them is missing."""
+        receipts = self.receipts()
+        names = [name for shard in sorted(receipts) for name in receipts[shard].files if name.startswith(IMPACTS)]
+        for path in (found := [self.path / name for name in names]):
+            if not path.is_file():
+                raise ResultsError(f"{shown(path)} is missing; run the dataset's command again to make it once more")
+        return found
 
     def stage(self, run_id: str) -> Path:
         """Where a run writes what is not finished."""
@@ -82,8 +95,9 @@ class Folder:
 
     def put_receipt(self, run_id: str, receipt: Receipt) -> None:
         """Make a shard finished: what its files hold is on the disk before its receipt is."""
-        for place in (self.path / IMPACTS, self.unfinished):
-            _sync_folder(place)
+        with writing(self.unfinished):
+            for place in (self.path / IMPACTS, self.unfinished):
+                sync_folder(place)
         text = json.dumps(asdict(receipt))
         self.put(run_id, self.piece("receipt", receipt.shard).with_suffix(".json"), lambda path: path.write_text(text))
 
@@ -96,13 +110,8 @@ class Folder:
         """Whether the files of a finished shard are there and unchanged; pieces that were merged need not be."""
         for name, (size, digest) in receipt.files.items():
             path = self.path / name
-            if path.parent == self.unfinished and self.is_merged:
-                continue
-            if not path.is_file() or path.stat().st_size != size:
+            if not (path.parent == self.unfinished and self.is_merged) and not _is_as(path, (size, digest)):
                 return False
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    return False
         return True
 
     @property
@@ -118,18 +127,32 @@ class Folder:
             for old in self.unfinished.iterdir():
                 if old.is_dir():
                     shutil.rmtree(old)
+            for old in filter(is_leftover, self.path.iterdir()):
+                old.unlink()
             self.stage(run_id).mkdir()
-            _sync_folder(self.path)
+            sync_folder(self.path)
 
     def clear(self) -> None:
         """Remove what a dataset consists of, and nothing else; the manifest stays until another takes its place."""
         with writing(self.path):
             shutil.rmtree(self.unfinished, ignore_errors=True)
-            for form in FORMS:
-                other = Folder(self.path, form)
-                for path in (*other.pieces(IMPACTS), *map(other.table, MERGED)):
-                    path.unlink(missing_ok=True)
-            (self.path / RECEIPTS).unlink(missing_ok=True)
+            for path in (*self.pieces(IMPACTS), *map(self.table, MERGED), self.path / RECEIPTS):
+                path.unlink(missing_ok=True)
+
+    def drop_orphans(self, receipts: Container[int]) -> None:
+        """Remove parts that were put into place by a run which did not live to write their receipts."""
+        for path in self.pieces(IMPACTS):
+            if int(path.stem.rpartition("-")[2]) not in receipts:
+                path.unlink()
+
+    def require_merged(self, files: Mapping[str, tuple[int, str]]) -> None:
+        """Raise ``ResultsError`` unless the merged tables are as they were written."""
+        for name, facts in files.items():
+            if not _is_as(self.path / name, facts):
+                raise ResultsError(
+                    f"{shown(self.path / name)} is missing or was changed; bring it back, or make the dataset again "
+                    "with --overwrite"
+                )
 
 
 @contextmanager
@@ -160,14 +183,26 @@ def writing(path: Path) -> Iterator[None]:
             raise OSError(None, " ".join(str(error).split())[:200]) from error
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     """Make renames in this folder last, where the system can."""
     if os.name == "posix":
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # some network file systems know no such thing
+                raise
         finally:
             os.close(handle)
+
+
+def _is_as(path: Path, facts: tuple[int, str]) -> bool:
+    """Whether the file is there with that size and SHA-256."""
+    size, digest = facts
+    if not path.is_file() or path.stat().st_size != size:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == digest
 
 
 def _parsed(path: Path) -> Receipt | None:
@@ -181,8 +216,11 @@ def _parsed(path: Path) -> Receipt | None:
 def _from_table(path: Path) -> dict[int, Receipt]:
     if not path.is_file():
         return {}
-    with path.open("rb") as file:
-        return {
-            row[0]: Receipt(**json.loads(row[1]))
-            for row in pl.read_parquet(file).select("shard", "receipt").iter_rows()
-        }
+    try:
+        with path.open("rb") as file:
+            rows = pl.read_parquet(file).select("shard", "receipt").rows()
+        return {shard: Receipt(**json.loads(text)) for shard, text in rows}
+    except (pl.exceptions.PolarsError, OSError, ValueError, TypeError) as error:
+        raise ResultsError(
+            f"{shown(path)} was damaged after it was written; bring it back, or make the dataset again with --overwrite"
+        ) from error

@@ -1,6 +1,7 @@
 """What was measured of a shard, as the frames that its files hold."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -15,9 +16,10 @@ from engine.runs.impact import Impact
 from engine.tables.table import PROMPT_ID, build_tables
 
 PROMPT_COLUMNS = (PROMPT_ID, "input_row", "text", "num_tokens")
+TAKEN = re.compile(rf"(input_)*({'|'.join(PROMPT_COLUMNS)})")
 TABLES = ("impacts", "prompts", "tokens", "rejected")
 LONGEST_SHOWN = 1000
-MOST_INT64 = (1 << 63) - 1
+MOST_INT64, MOST_EXACT = (1 << 63) - 1, 1 << 53
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,12 @@ def frames(measured: Measured) -> dict[str, pl.DataFrame]:
 
 def empty_frame(table: str) -> pl.DataFrame:
     """A table of a set in which no prompt has a row of it."""
-    frame = _rejected([]) if table == "rejected" else pl.DataFrame(schema=dict.fromkeys(PROMPT_COLUMNS, pl.String))
-    if table == "tokens":
-        return pl.DataFrame(
-            schema={PROMPT_ID: pl.Int64, "token_position": pl.Int32, "token_id": pl.Int32, "token": str}
-        )
-    return frame
+    kinds = (pl.Int64, pl.Int64, pl.String, pl.Int32)
+    schemas: dict[str, dict[str, Any]] = {
+        "prompts": dict(zip(PROMPT_COLUMNS, kinds, strict=True)),
+        "tokens": {PROMPT_ID: pl.Int64, "token_position": pl.Int32, "token_id": pl.Int32, "token": pl.String},
+    }
+    return _rejected([]) if table == "rejected" else pl.DataFrame(schema=schemas[table])
 
 
 def _impacts(pairs: list[tuple[Entry, Impact]]) -> pl.DataFrame:
@@ -114,15 +116,12 @@ def _ids(pairs: list[tuple[Entry, Impact]]) -> list[Any]:
 
 
 def _users_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, pl.Series]:
-    """The columns that came with the prompts; one whose name is taken is called ``input_...``."""
-    names = list(dict.fromkeys(chain.from_iterable(rows)))
-    columns = {}
-    for name in names:
-        free = _valid(name)
-        while free in PROMPT_COLUMNS or free in columns:
-            free = f"input_{free}"
-        columns[free] = _column([row.get(name) for row in rows])
-    return columns
+    """The columns that came with the prompts; one whose name is taken, or looks as if it had been, gets ``input_``."""
+    names = dict.fromkeys(chain.from_iterable(rows))
+    return {
+        f"input_{name}" if TAKEN.fullmatch(name) else _valid(name): _column([row.get(name) for row in rows])
+        for name in names
+    }
 
 
 def _column(values: list[Any]) -> pl.Series:
@@ -130,7 +129,8 @@ def _column(values: list[Any]) -> pl.Series:
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {str}:
         return pl.Series(_texts(values), dtype=pl.String if kinds else pl.Null)
-    too_large = any(isinstance(value, int) and abs(value) > MOST_INT64 for value in values)
+    most = MOST_EXACT if float in kinds else MOST_INT64
+    too_large = any(isinstance(value, int) and abs(value) > most for value in values)
     if (len(kinds) == 1 or kinds == {int, float}) and not too_large:
         return pl.Series(values, strict=False, dtype=pl.Float64 if float in kinds else None)
     return pl.Series(_texts(values), dtype=pl.String)

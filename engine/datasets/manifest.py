@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ResultsError
-from engine.files import new_file, shown
+from engine.files import FilePath, new_file, shown
 
+MANIFEST = "manifest.json"
 FORMAT = "mask-impact dataset"
 FORMAT_VERSION = 1
 RUNNING, CLEARING, COMPLETE = "unfinished", "being replaced", "complete"
@@ -59,6 +60,12 @@ def read_manifest(path: Path) -> Manifest | None:
             "use the version of the program that wrote it"
         )
     return found
+
+
+def recorded_kernel(folder: FilePath) -> dict[str, Any] | None:
+    """What the dataset in ``folder`` is computed with, if there is one. Raises ``ResultsError``."""
+    found = read_manifest(Path(folder) / MANIFEST)
+    return None if found is None else found["kernel"]
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

@@ -4,35 +4,41 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+from polars import selectors
 
 from engine.datasets.folder import IMPACTS, MERGED, RECEIPTS, Folder
 from engine.datasets.frames import empty_frame
 from engine.datasets.orders import Receipt
 
 
-def merge(folder: Folder, run_id: str, receipts: Mapping[int, Receipt]) -> None:
+def merge(folder: Folder, run_id: str, receipts: Mapping[int, Receipt]) -> dict[str, list[Any]]:
     """Write the merged tables, unless that is done, and the table of receipts, in the order of the shards.
 
-    Raises ``ResultsError``.
+    Returns the merged tables' sizes and digests by their names. Raises ``ResultsError``.
     """
+    merged: dict[str, list[Any]] = {}
     ordered = [receipts[shard] for shard in sorted(receipts)]
     for name in () if folder.is_merged else MERGED:
         pieces = [path for path in folder.pieces(name) if int(path.stem.rpartition("-")[2]) in receipts]
         lazy = _together(pieces) if pieces else empty_frame(name).lazy()
-        folder.put(run_id, folder.table(name), partial(_sink, lazy, folder.form))
+        path, facts = folder.put(run_id, folder.table(name), partial(_sink, lazy, folder.form))
+        merged[path] = list(facts)
     folder.put(run_id, folder.path / RECEIPTS, _receipt_table(folder, ordered).write_parquet)
+    return merged
 
 
 def _together(pieces: list[Path]) -> pl.LazyFrame:
     """All pieces as one frame, of bounded memory; a column that is not of one type everywhere takes a wider one."""
-    schemas = [pl.read_parquet_schema(path) for path in pieces]
-    wanted = _wide_schema(schemas)
-    if all(list(schema.items()) == list(wanted.items()) for schema in schemas):
-        return pl.scan_parquet(pieces, glob=False)
-    return pl.concat(_fitted(path, schema, wanted) for path, schema in zip(pieces, schemas, strict=True))
+    schemas = [tuple(pl.read_parquet_schema(path).items()) for path in pieces]
+    wanted = _wide_schema(map(dict, schemas))
+    runs = [list(run) for _, run in groupby(zip(pieces, schemas, strict=True), key=itemgetter(1))]
+    return pl.concat(_fitted([path for path, _ in run], dict(run[0][1]), wanted) for run in runs)
 
 
 def _wide_schema(schemas: Iterable[Mapping[str, pl.DataType]]) -> dict[str, pl.DataType]:
@@ -50,12 +56,16 @@ def _wide(kinds: set[pl.DataType]) -> pl.DataType:
     return pl.Float64() if all(kind.is_numeric() for kind in kinds) else pl.String()
 
 
-def _fitted(path: Path, schema: Mapping[str, pl.DataType], wanted: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+def _fitted(pieces: list[Path], schema: Mapping[str, pl.DataType], wanted: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+    """Pieces of one schema with the columns that all shall have. A column's name may be "*": it is never a pattern."""
+    lazy = pl.scan_parquet(pieces, glob=False)
+    if list(schema.items()) == list(wanted.items()):
+        return lazy
     columns = [
-        pl.col(name).cast(kind) if name in schema else pl.lit(None, dtype=kind).alias(name)
+        selectors.by_name(name).cast(kind) if name in schema else pl.lit(None, dtype=kind).alias(name)
         for name, kind in wanted.items()
     ]
-    return pl.scan_parquet(path, glob=False).select(columns)
+    return lazy.select(columns)
 
 
 def _sink(lazy: pl.LazyFrame, form: str, path: Path) -> None:

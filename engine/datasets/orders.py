@@ -16,6 +16,8 @@ class Order:
     tokens: tuple[int, ...] | None
     run_id: str
     """Names the folder for unfinished files: what an orphan of another run writes goes nowhere."""
+    fingerprint: str | None = None
+    """Of the model, which a worker must find where it loads it."""
     form: str = "parquet"
     rows_per_pass: int | None = None
     product: str | None = None

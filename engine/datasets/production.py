@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from engine.datasets.feed import Feed
-from engine.datasets.folder import LOCK, Folder, locked
+from engine.datasets.folder import LOCK, Folder, locked, sync_folder
 from engine.datasets.manifest import (
     CLEARING,
     COMPLETE,
@@ -26,7 +26,7 @@ from engine.datasets.progress import State
 from engine.datasets.shards import Shard, cut_shards
 from engine.datasets.stopping import stopping
 from engine.errors import Interrupted, ResultsError
-from engine.files import shown
+from engine.files import is_leftover, shown
 from engine.inputs.entries import Entry
 
 Crew = Callable[[str, Manifest, Iterator[Shard], threading.Event], Iterator[Receipt]]
@@ -53,7 +53,8 @@ def produce(
     """
     with locked(folder.path), stopping() as stop:
         run = _Run(folder, begun(folder, manifest, overwrite=overwrite))
-        feed = Feed(cut_shards(entries, rows_per_token=rows_per_token), dict(run.finished), run.whole, fraction)
+        shards = cut_shards(entries, rows_per_token=rows_per_token)
+        feed = Feed(shards, dict(run.finished), run.whole, folder.is_merged, fraction)
         run.tell_what_was(note)
         try:
             for receipt in crew(run.run_id, run.manifest, iter(feed), stop):
@@ -78,7 +79,7 @@ def begun(folder: Folder, manifest: Manifest, *, overwrite: bool) -> Manifest:
         _require_empty(folder.path)
     elif overwrite or there["status"] == CLEARING:
         write_manifest(folder.manifest, there | {"status": CLEARING})
-        folder.clear()
+        Folder(folder.path, there["settings"]["format"]).clear()
     elif different := differences(there, manifest):
         raise ResultsError(
             f"{shown(folder.path)} holds a dataset that differs in {'; '.join(different)}; choose another folder, or "
@@ -91,7 +92,7 @@ def begun(folder: Folder, manifest: Manifest, *, overwrite: bool) -> Manifest:
 
 
 def _require_empty(path: Path) -> None:
-    others = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK)
+    others = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK and not is_leftover(entry))
     if others:
         raise ResultsError(
             f"{shown(path)} holds no dataset but {', '.join(map(repr, others[:3]))}; choose another folder"
@@ -106,8 +107,12 @@ class _Run:
         self.finished = folder.receipts()
         self.whole = {shard for shard, receipt in self.finished.items() if folder.holds(receipt)}
         self.state = State.after(self.finished[shard] for shard in self.whole)
-        self._started, self._began, self._taken = time.perf_counter(), now(), 0
+        self._started, self._began, self._taken, self._ended = time.perf_counter(), now(), 0, False
+        folder.require_merged(manifest.get("files", {}))
         folder.prepare(self.run_id)
+        if set(self.finished) != self.whole and manifest["status"] == COMPLETE:
+            self.manifest = manifest | {"status": RUNNING}
+            write_manifest(folder.manifest, self.manifest)
 
     def tell_what_was(self, note: Callable[[str], object]) -> None:
         """Say that this run goes on with another's work, and what of that was damaged."""
@@ -126,13 +131,20 @@ class _Run:
     def finish(self) -> None:
         """Merge the pieces and call the dataset complete, unless it is so already."""
         if self._taken or self.manifest["status"] != COMPLETE:
-            merge(self.folder, self.run_id, self.finished)
+            files = merge(self.folder, self.run_id, self.finished)
+            self.manifest["files"] = self.manifest.get("files", {}) | files
+            self.folder.drop_orphans(self.finished)
             self._note(status=COMPLETE)
+            with suppress(OSError):
+                sync_folder(self.folder.path)
+        self._ended = True
         self._clean()
 
     def record(self) -> None:
         """Keep what is known of a run that ended before its time; a disk that is full keeps the old manifest."""
-        if self.manifest["status"] == COMPLETE and not self._taken:
+        if self._ended:
+            return
+        if self.manifest["status"] == COMPLETE:
             self._clean()
         elif self.folder.unfinished.exists():
             with suppress(ResultsError):

@@ -5,8 +5,8 @@ from typing import Any
 
 import polars as pl
 
-from engine.datasets.folder import IMPACTS, MANIFEST, Folder
-from engine.datasets.manifest import COMPLETE, IDS, Manifest, read_manifest
+from engine.datasets.folder import Folder
+from engine.datasets.manifest import COMPLETE, IDS, MANIFEST, Manifest, read_manifest
 from engine.errors import ResultsError
 from engine.files import FilePath, shown
 from engine.tables.results import CSV_TYPES, reading
@@ -26,7 +26,7 @@ def read_results(folder: FilePath, *, partial: bool = False) -> pl.LazyFrame:
             "what there is with partial=True"
         )
     form = manifest["settings"]["format"]
-    parts = Folder(Path(folder), form).pieces(IMPACTS)
+    parts = Folder(Path(folder), form).parts()
     if not parts:
         types = {name: pl.String if kind is pl.Enum else kind for name, kind in IMPACT_SCHEMA.items()}
         return pl.LazyFrame(schema={PROMPT_ID: pl.Int64, **types})

@@ -5,7 +5,7 @@ again, whoever works on them.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from engine.inputs.entries import Entry
@@ -44,9 +44,10 @@ def cut_shards(entries: Iterable[Entry], *, rows_per_token: int) -> Iterator[Sha
 
 def _size(entry: Entry) -> int:
     """Characters that the prompt has, or is worth."""
-    if isinstance(entry.prompt, str):
-        return len(entry.prompt)
-    return CHARACTERS_PER_TOKEN * len(entry.prompt) if hasattr(entry.prompt, "__len__") else 1
+    prompt = _listed(entry.prompt)
+    if isinstance(prompt, str):
+        return len(prompt)
+    return CHARACTERS_PER_TOKEN * len(prompt) if isinstance(prompt, list | tuple) else 1
 
 
 def _shard(index: int, entries: list[Entry]) -> Shard:
@@ -59,4 +60,6 @@ def _shard(index: int, entries: list[Entry]) -> Shard:
 
 def _listed(prompt: object) -> object:
     """Token ids as a list, whatever they came in: an array's own text leaves numbers out."""
-    return prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    ids = prompt["input_ids"] if isinstance(prompt, Mapping) and "input_ids" in prompt else prompt
+    ids = ids.tolist() if hasattr(ids, "tolist") else ids
+    return ids[0] if isinstance(ids, list) and len(ids) == 1 and isinstance(ids[0], list) else ids

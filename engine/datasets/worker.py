@@ -15,6 +15,7 @@ from engine.datasets.orders import Order as Order
 from engine.datasets.orders import Receipt as Receipt
 from engine.datasets.orders import Stopped
 from engine.datasets.shards import Shard
+from engine.errors import ModelError
 from engine.kernels.products import keeping_to
 from engine.runs.impact import Impact
 from engine.runs.many import measured
@@ -45,10 +46,15 @@ class Worker:
         import torch
 
         from engine.model.checkpoints import load_decoder
+        from engine.model.fingerprint import fingerprint
 
         if order.threads is not None:
             torch.set_num_threads(order.threads)
         decoder, tokenizer = load_decoder(order.model, device=order.device, dtype=order.dtype)
+        if order.fingerprint not in (None, fingerprint(decoder)):
+            raise ModelError(
+                f"{order.model!r} is another model here than where the run began; give every worker the same"
+            )
         with keeping_to(order.product), torch.inference_mode():
             if order.packed:
                 decoder.pack()

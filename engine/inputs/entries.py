@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Id = int | str
+MOST_ID = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,6 @@ def entries_of(prompts: Iterable[Any] | Mapping[Any, Any]) -> Iterator[Entry]:
     if not isinstance(prompts, Mapping):
         yield from (Entry(row, row, prompt) for row, prompt in enumerate(prompts))
         return
-    numbers = all(isinstance(key, int) and not isinstance(key, bool) for key in prompts)
+    numbers = all(isinstance(key, int) and not isinstance(key, bool) and -key < MOST_ID > key for key in prompts)
     for row, (key, prompt) in enumerate(prompts.items()):
         yield Entry(row, key if numbers else str(key), prompt)

@@ -30,7 +30,7 @@ PACKED_FOR_ROWS = 16
 
 def multiply(rows: Float[Tensor, "n c"], weight: Float[Tensor, "o c"]) -> Float[Tensor, "n o"]:
     """The rows times the transposed weight, which may be packed."""
-    return _product_for(rows)(rows, weight)
+    return _onednn(rows, weight) if weight.is_mkldnn else _product_for(rows)(rows, weight)
 
 
 def pack(weight: Float[Tensor, "o c"]) -> Float[Tensor, "o c"]:

@@ -1,5 +1,6 @@
 """Devices and dtypes by the names that users give them."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -74,12 +75,20 @@ def memory_errors(device: torch.device) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+        ran_out = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not ran_out and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
         raise OutOfMemoryError(
             f"{device} ran out of memory; shorten the prompt, choose fewer tokens with --tokens, "
             "a smaller --dtype, or another --device"
         ) from error
+
+
+def release_memory() -> None:
+    """Give the memory of what nobody refers to any more back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def keep_freed_memory() -> None:

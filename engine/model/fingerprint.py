@@ -42,7 +42,7 @@ def _numbers(decoder: Decoder) -> tuple[Any, ...]:
         for layer in decoder.layers
     ]
     norms = [norm.eps.item() for norm in _norms(decoder)]
-    return tuple(decoder.embedding.shape), tuple(layers), tuple(norms)
+    return tuple(decoder.embedding.shape), decoder.max_positions, tuple(layers), tuple(norms)
 
 
 def _unembedding_first(decoder: Decoder) -> tuple[Tensor, ...]:

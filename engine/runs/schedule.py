@@ -78,7 +78,8 @@ class Schedule:
         except OutOfMemoryError:
             if len(jobs) == 1:
                 raise
-        self.rows, self.halvings = max(1, self.rows // 2), self.halvings + 1
+        half = sum(job.num_rows for job in jobs.values()) // 2  # of this batch: others were planned with it
+        self.rows, self.halvings = max(1, min(self.rows, half)), self.halvings + 1
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         pairs = list(jobs.items())

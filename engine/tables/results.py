@@ -121,9 +121,8 @@ def reading(path: FilePath) -> Iterator[None]:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeError) as error:
         reason = _printable(str(error).strip().partition("\n")[0])[:200]
-        raise ResultsError(
-            f"{shown(path)} cannot be read: {reason}; is the file damaged, cut off, or no {_suffix(path)[1:]} file?"
-        ) from error
+        kind = f"{Path(path).suffix[1:]} file" if Path(path).suffix else "dataset"
+        raise ResultsError(f"{shown(path)} cannot be read: {reason}; is it damaged, cut off, or no {kind}?") from error
 
 
 def _scan(path: FilePath, types: Mapping[str, type]) -> pl.LazyFrame:
