@@ -20,7 +20,7 @@ from torch import Tensor
 
 Product = Callable[[Tensor, Tensor], Tensor]
 PROBE_ROWS, PROBE_CHANNELS, PROBE_ROUNDS = 16, 1024, 5
-ROUND_ROWS, SMALL_CELLS = 32, 1 << 19
+LEAST_ROUNDED, SMALL_CELLS = 32, 1 << 19
 """For a number of rows that is new to it, oneDNN writes a program: half a millisecond, and most of a megabyte that it
 keeps. Many prompts bring many such numbers, so rows are filled up with zeros where the weight is small: there the copy
 costs less than the program."""
@@ -52,6 +52,11 @@ def beats_default(rows: Tensor) -> bool:
 def cpu_product() -> str:
     """The library that multiplies float32 rows on this process's CPU: ``torch`` (its own choice) or ``onednn``."""
     return "onednn" if _on_cpu() is _onednn else "torch"
+
+
+def _step(num_rows: int) -> int:
+    """Few different numbers of rows, each at most an eighth above what is needed; few rows are left as they are."""
+    return 1 if num_rows <= LEAST_ROUNDED else max(LEAST_ROUNDED, 1 << ((num_rows - 1).bit_length() - 4))
 
 
 @contextmanager
@@ -88,7 +93,7 @@ def _on_cpu() -> Product:
 def _onednn(rows: Float[Tensor, "n c"], weight: Float[Tensor, "o c"]) -> Float[Tensor, "n o"]:
     if not (weight.is_mkldnn or weight.is_contiguous()):
         return F.linear(rows, weight)  # oneDNN falls back to loops, a thousand times as slow
-    missing = -len(rows) % ROUND_ROWS if weight.numel() <= SMALL_CELLS and len(rows) > ROUND_ROWS else 0
+    missing = -len(rows) % _step(len(rows)) if weight.numel() <= SMALL_CELLS else 0
     whole = F.pad(rows, (0, 0, 0, missing)) if missing else rows
     return torch.ops.mkldnn._linear_pointwise(whole, weight, None, "none", [], "")[: len(rows)]
 

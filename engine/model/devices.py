@@ -1,8 +1,9 @@
 """Devices and dtypes by the names that users give them."""
 
+import ctypes
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 import torch
@@ -85,10 +86,12 @@ def memory_errors(device: torch.device) -> Iterator[None]:
 
 
 def release_memory() -> None:
-    """Give the memory of what nobody refers to any more back to the device."""
+    """Give the memory of what nobody refers to any more back to the device, and to the system where glibc keeps it."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_freed_memory() -> None:

@@ -91,7 +91,7 @@ def _most_rows(decoder: Decoder) -> int:
     if decoder.device.type != "cpu":
         return MOST_ROWS.get(decoder.device.type, MOST_ROWS["cpu"])
     in_cache = CACHED_CELLS // decoder.embedding.shape[1]
-    return min(max(MOST_ROWS["cpu"], in_cache), 4 * MOST_ROWS["cpu"])
+    return min(max(MOST_ROWS["cpu"], in_cache), 2 * MOST_ROWS["cpu"])
 
 
 def _bytes_per_row(decoder: Decoder) -> int:
