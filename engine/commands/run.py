@@ -30,7 +30,7 @@ EPILOG = f"""examples:
 
 other commands (each has its own --help; this one is also called run):
   mask-impact verify          check cells against unmodified transformers layers
-  mask-impact analyze FILE    most impactful tokens, layers and heads of a results file
+  mask-impact analyze RESULTS most impactful tokens, layers and heads of a results file or a dataset
 """
 
 
