@@ -470,3 +470,13 @@ def test_halving_stops_at_what_fits(monkeypatch):
     monkeypatch.setattr("engine.experiment.Schedule", lambda decoder: schedule)
     assert len(list(masker.measure_many(drawn(200, least=4, most=8)))) == 200
     assert schedule.rows >= 30
+
+
+def test_a_run_killed_between_its_tables_and_its_manifest_ends_the_same(masker, tmp_path):
+    prompts, folder = drawn(6), tmp_path / "set"
+    masker.run_dataset(prompts, folder)
+    before, manifest = contents(folder), json.loads((folder / "manifest.json").read_text())
+    del manifest["files"]
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"status": "unfinished", "counts": {}}))
+    masker.run_dataset(prompts, folder)
+    assert contents(folder) == before

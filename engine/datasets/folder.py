@@ -198,11 +198,14 @@ def sync_folder(path: Path) -> None:
 
 def _is_as(path: Path, facts: tuple[int, str]) -> bool:
     """Whether the file is there with that size and SHA-256."""
-    size, digest = facts
-    if not path.is_file() or path.stat().st_size != size:
-        return False
+    return path.is_file() and path.stat().st_size == facts[0] and facts_of(path) == tuple(facts)
+
+
+def facts_of(path: Path) -> tuple[int, str]:
+    """The size and the SHA-256 of a file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == digest
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), digest
 
 
 def _parsed(path: Path) -> Receipt | None:

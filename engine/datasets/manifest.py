@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -95,14 +95,6 @@ def now() -> str:
 def versions() -> dict[str, str | None]:
     """The versions at work."""
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
-
-
-def lines(manifest: Manifest) -> Iterator[str]:
-    """The manifest's gist for a terminal."""
-    counts, model = manifest["counts"], manifest["model"]
-    yield f"Model   {model['name']}; {model['layers']} layers x {model['heads']} heads, {manifest['settings']['dtype']}"
-    state = "" if manifest["status"] == COMPLETE else f" ({manifest['status']})"
-    yield f"Set     {counts.get('prompts', 0):,} prompts, {counts.get('rejected', 0):,} rejected{state}"
 
 
 def _same(key: str, old: Any, new: Any) -> bool:

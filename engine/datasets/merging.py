@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 from polars import selectors
 
-from engine.datasets.folder import IMPACTS, MERGED, RECEIPTS, Folder
+from engine.datasets.folder import IMPACTS, MERGED, RECEIPTS, Folder, facts_of
 from engine.datasets.frames import empty_frame
 from engine.datasets.orders import Receipt
 
@@ -22,15 +22,13 @@ def merge(folder: Folder, run_id: str, receipts: Mapping[int, Receipt]) -> dict[
 
     Returns the merged tables' sizes and digests by their names. Raises ``ResultsError``.
     """
-    merged: dict[str, list[Any]] = {}
     ordered = [receipts[shard] for shard in sorted(receipts)]
     for name in () if folder.is_merged else MERGED:
         pieces = [path for path in folder.pieces(name) if int(path.stem.rpartition("-")[2]) in receipts]
         lazy = _together(pieces) if pieces else empty_frame(name).lazy()
-        path, facts = folder.put(run_id, folder.table(name), partial(_sink, lazy, folder.form))
-        merged[path] = list(facts)
+        folder.put(run_id, folder.table(name), partial(_sink, lazy, folder.form))
     folder.put(run_id, folder.path / RECEIPTS, _receipt_table(folder, ordered).write_parquet)
-    return merged
+    return {folder.table(name).name: list(facts_of(folder.table(name))) for name in MERGED}
 
 
 def _together(pieces: list[Path]) -> pl.LazyFrame:

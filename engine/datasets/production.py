@@ -167,7 +167,7 @@ class _Run:
         times = self.manifest["times"]
         self.manifest = self.manifest | {
             "status": status,
-            "counts": self.state.totals() | {"parts": len(self.finished)},
+            "counts": self.state.counts | {"parts": len(self.finished)},
             "times": times
             | {
                 "finished": now() if status == COMPLETE else None,

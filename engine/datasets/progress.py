@@ -45,10 +45,6 @@ class State:
         if fraction is not None:
             self.fraction = max(fraction, self.fraction or 0.0)
 
-    def totals(self) -> dict[str, int]:
-        """The counts of the dataset."""
-        return dict(self.counts)
-
 
 @dataclass
 class Progress:
