@@ -30,8 +30,6 @@ from engine.files import is_leftover, shown
 from engine.inputs.entries import Entry
 from engine.model.devices import release_memory
 
-TRIMMED_EVERY = 4
-"""Shards after which freed memory goes back to the system: kept blocks of many sizes fit ever worse."""
 Crew = Callable[[str, Manifest, Iterator[Shard], threading.Event], Iterator[Receipt]]
 """What does the work: run id, manifest, shards and stop signal -> receipts, in any order."""
 
@@ -130,8 +128,6 @@ class _Run:
         self.finished[receipt.shard] = receipt
         self.state.add(receipt, fraction)
         self._taken += 1
-        if self._taken % TRIMMED_EVERY == 0:
-            release_memory()
 
     def finish(self) -> None:
         """Merge the pieces and call the dataset complete, unless it is so already."""

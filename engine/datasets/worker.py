@@ -17,6 +17,7 @@ from engine.datasets.orders import Stopped
 from engine.datasets.shards import Shard
 from engine.errors import ModelError
 from engine.kernels.products import keeping_to
+from engine.model.devices import trim_memory
 from engine.runs.impact import Impact
 from engine.runs.many import measured
 from engine.runs.measuring import Measuring
@@ -26,6 +27,9 @@ WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
     "parquet": lambda frame, path: frame.write_parquet(path, compression="zstd"),
     "csv": lambda frame, path: frame.write_csv(path),
 }
+
+TRIMMED_EVERY = 4
+"""Shards after which freed memory goes back to the system."""
 
 
 class Worker:
@@ -91,6 +95,8 @@ class Worker:
             halvings=measured.halvings,
         )
         self._folder.put_receipt(run_id, receipt)
+        if index % TRIMMED_EVERY == 0:
+            trim_memory()
         return receipt
 
     def _pass(self, jobs: list[Job]) -> list[Impact]:

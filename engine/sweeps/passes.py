@@ -4,7 +4,7 @@ Between two passes of the same shape nothing differs but the token ids.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +17,11 @@ from engine.text.knockouts import Knockouts
 
 GPU_LIMITS = Limits(rows=1 << 12, pattern_cells=1 << 24, joint_cells=1 << 22, buffered_cells=1 << 26)
 """A GPU wants many rows at once: it has no caches to keep them in, and idles in small products."""
+
+CPU_LIMITS = Limits()
+CACHED_CELLS, MOST_ROWS = 1 << 18, 1 << 11
+"""Of a narrow residual stream a processor takes more rows at once, as long as what it makes of them stays in its
+caches: there calls cost as much as arithmetic."""
 
 Prompts = Sequence[Sequence[int]]
 Shape = tuple[tuple[int, ...], tuple[Knockouts, ...], tuple[int, ...]]
@@ -48,7 +53,10 @@ class Pass:
     @property
     def limits(self) -> Limits:
         """What the device likes to hold at once."""
-        return GPU_LIMITS if self.decoder.device.type == "cuda" else Limits()
+        if self.decoder.device.type == "cuda":
+            return GPU_LIMITS
+        in_cache = CACHED_CELLS // self.decoder.embedding.shape[1]
+        return replace(CPU_LIMITS, rows=min(max(CPU_LIMITS.rows, in_cache), MOST_ROWS))
 
     def readouts(self, batch: Batch, *, to_end: bool = False) -> Iterator[Readout]:
         """What the layers show, one at a time; see ``sweep``."""
