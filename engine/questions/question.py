@@ -1,0 +1,144 @@
+"""One question: three independent choices (cut, hidden from, read) and what refines them.
+
+``Choices`` is how people put it, on the command line and in Python; ``ask`` checks the words and makes a ``Question``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypedDict, get_args
+
+from engine.errors import SelectionError
+from engine.questions.heads import HeadChoice, read_heads
+from engine.questions.indices import parse_indices
+from engine.questions.words import one_of, several_of
+
+HiddenFrom = Literal["all", "others", "query"]
+Read = Literal["layer", "output"]
+Intervention = Literal["mask", "value-zero", "value-mean"]
+Query = Literal["last", "all"] | tuple[int, ...]
+Masked = str | Sequence[Sequence[int]] | Mapping[str, Sequence[int]]
+
+SITES = ("MLP", "Resid", "Result_h")
+COLUMNS = ("attention_mass", "relative_l2", "token_id", "is_special")
+
+
+class Choices(TypedDict, total=False):
+    """The words of a question; what is left out has the value of the mission's table."""
+
+    cut: str
+    """``layer`` (each layer on its own), ``window:K`` (K layers around each) or ``all``: where the keys are hidden."""
+    hidden_from: str | None
+    """``all`` queries, ``others`` (all but the masked token itself) or ``query`` (the one that is read); default: all,
+    and others as soon as an effect travels on."""
+    read: str
+    """``layer`` (what the layer adds and its heads) or ``output`` (the model's answer)."""
+    query: str | Sequence[int]
+    """``last``, ``all`` or positions: where it is read."""
+    intervention: str
+    """``mask`` (-inf, and the pattern renormalises), ``value-zero`` or ``value-mean``."""
+    heads: str | Sequence[int] | Sequence[tuple[int, int]] | None
+    """Heads (``0-3,7``) or layer:head pairs (``4:1,5:0``) in which the keys are hidden; default: all."""
+    mask: Masked
+    """What is hidden together: ``tokens``, ``words``, ``regex:...``, ``chars:...``, ``positions:...``,
+    ``spans:FILE``; or groups of positions, named or not."""
+    skip_special: bool
+    """Whether special tokens are left out of what is masked."""
+    sites: str | Sequence[str]
+    """More of ``SITES`` to read in each layer."""
+    columns: str | Sequence[str]
+    """More of ``COLUMNS`` in the table."""
+    answer: str | None
+    """The text whose probability is read at the output; default: the most probable token of the unmasked run."""
+    chat: bool
+    """Whether prompts are what a user says in a chat, put into the model's template."""
+    system: str | None
+    """What the system says in that chat."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A checked question. ``window`` is the number of layers that are cut together: 1 for ``layer``, None for all."""
+
+    window: int | None = 1
+    hidden_from: HiddenFrom = "all"
+    read: Read = "layer"
+    query: Query = "last"
+    intervention: Intervention = "mask"
+    heads: HeadChoice | None = None
+    mask: Masked = "tokens"
+    skip_special: bool = False
+    sites: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    answer: str | None = None
+    chat: bool = False
+    system: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether every layer is cut on its own and read at once, so that no effect travels."""
+        return self.window == 1 and self.read == "layer"
+
+
+def ask(choices: Choices) -> Question:
+    """Check the words. Raises ``SelectionError`` for one that is not known, and for choices that do not go together."""
+    unknown = set(choices) - set(Choices.__annotations__)
+    if unknown:
+        raise TypeError(f"a question has no {', '.join(sorted(unknown))}; it has {', '.join(Choices.__annotations__)}")
+    window = _window(choices.get("cut", "layer"))
+    read = one_of(choices.get("read", "layer"), get_args(Read), what="read")
+    travels = window != 1 or read == "output"
+    hidden_from = choices.get("hidden_from") or ("others" if travels else "all")
+    question = Question(
+        window=window,
+        hidden_from=one_of(hidden_from, get_args(HiddenFrom), what="hidden-from"),
+        read=read,
+        query=_query(choices.get("query", "last")),
+        intervention=one_of(choices.get("intervention", "mask"), get_args(Intervention), what="intervention"),
+        heads=read_heads(choices.get("heads")),
+        mask=choices.get("mask", "tokens"),
+        skip_special=choices.get("skip_special", False),
+        sites=several_of(choices.get("sites", ()), SITES, what="sites"),
+        columns=several_of(choices.get("columns", ()), COLUMNS, what="columns"),
+        answer=choices.get("answer"),
+        chat=choices.get("chat", False),
+        system=choices.get("system"),
+    )
+    _refuse(question)
+    return question
+
+
+def _refuse(question: Question) -> None:
+    """Raise ``SelectionError`` for choices that do not go together, with the nearest that do."""
+    if question.read == "layer" and question.window not in (1, None):
+        raise SelectionError(
+            "a window of layers is not read in its layers: choose --read output, or --cut all --read layer"
+        )
+    if question.read == "output" and question.sites:
+        raise SelectionError(f"--sites {','.join(question.sites)} are read in a layer; leave them out of --read output")
+    if question.read == "output" and "attention_mass" in question.columns:
+        raise SelectionError("attention_mass is a column of --read layer; leave it out of --read output")
+    if question.window != 1 and "attention_mass" in question.columns:
+        raise SelectionError("attention_mass belongs to each layer's own cut; choose --cut layer, or leave it out")
+    if question.read == "layer" and question.answer is not None:
+        raise SelectionError("--answer is read at the output; add --read output, or leave it out")
+    if question.system is not None and not question.chat:
+        raise SelectionError("--system is said in a chat; add --chat, or leave it out")
+
+
+def _window(cut: object) -> int | None:
+    if cut in ("layer", "all"):
+        return 1 if cut == "layer" else None
+    kind, _, size = str(cut).partition(":")
+    if kind == "window" and size.isascii() and size.isdigit() and 0 < int(size) < 1_000_000:
+        return int(size)
+    raise SelectionError(f"--cut {str(cut)!r:.60} is not known; choose layer, all, or window:K with K layers, such as 5")
+
+
+def _query(query: object) -> Query:
+    if query in ("last", "all"):
+        return query  # type: ignore[return-value]
+    if isinstance(query, str):
+        return tuple(parse_indices(query, what="--query"))
+    if isinstance(query, Sequence) and query and all(type(each) is int and each >= 0 for each in query):
+        return tuple(sorted(set(query)))
+    raise SelectionError(f"--query {query!r:.60} is not known; choose last, all, or positions such as 3,5")
