@@ -12,6 +12,7 @@ ENGINE = Path(__file__).parent.parent / "engine"
 ORDER = [
     *("errors", "files", "tables.table", "tables.results"),
     *(f"findings.{name}" for name in ("cells", "sums", "quantiles", "analysis", "terminal", "report")),
+    *(f"questions.{name}" for name in ("indices", "heads", "words", "question")),
     *("text.knockouts", "text.pieces", "text.prompts"),
     *(f"kernels.{name}" for name in ("difference", "products", "split", "projection", "rotary", "batches", "masks")),
     *("kernels.causal", "kernels.attention", "demo"),

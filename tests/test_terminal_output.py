@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from engine.commands import main
-from engine.commands.arguments import MOST_INDICES, parse_indices
+from engine.questions.indices import MOST_INDICES, parse_indices
 from engine.errors import ResultsError, SelectionError
 from engine.experiment import Impact
 from engine.files import show, write_stdout

@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.commands.arguments import Parser, parse_indices
+from engine.commands.arguments import Parser
 from engine.commands.choices import describe_model
 from engine.errors import ResultsError, SelectionError
 from engine.files import show
+from engine.questions.indices import parse_indices
 
 if TYPE_CHECKING:
     from engine.datasets.blueprint import Blueprint

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from engine.commands import prompt_set
-from engine.commands.arguments import Parser, parse_indices
+from engine.commands.arguments import Parser
 from engine.commands.choices import EMBEDDED, EXAMPLE_PROMPT, add_model_options, describe_model
 from engine.errors import ResultsError
 from engine.files import show
+from engine.questions.indices import parse_indices
 
 if TYPE_CHECKING:
     from engine.experiment import AttentionMasker, Impact

@@ -58,9 +58,9 @@ class Origins:
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """Baseline rows first, difference rows behind them."""
+    """Baseline rows first, difference rows behind them; a row may be divided into heads."""
 
-    rows: Float[Tensor, "n c"]
+    rows: Float[Tensor, "n ... c"]
     num_baseline: int
     origins: Origins
 
@@ -138,13 +138,13 @@ class RMSNorm:
         scales = self._inverse_rms(there)
         (scale, moved_scale), (_, moved) = x.split(scales), x.split(there)
         scale = x.origins.take(scale)
-        growth = torch.linalg.vecdot(delta, origin + moved)[:, None]
+        growth = torch.linalg.vecdot(delta, origin + moved)[..., None]
         both = scale * moved_scale
         change = growth.mul_(both).mul_(both).div_(scale + moved_scale)
         shift = torch.where(moved_scale > scale, moved, origin).mul_(change)
         torch.minimum(scale, moved_scale, out=moved_scale)
         out = x.rows * scales
-        x.split(out)[1].sub_(shift, alpha=1 / x.rows.shape[1])
+        x.split(out)[1].sub_(shift, alpha=1 / x.rows.shape[-1])
         return x.with_rows(out.mul_(self.weight))
 
     def _inverse_rms(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... 1"]:

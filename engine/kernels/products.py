@@ -20,7 +20,7 @@ from torch import Tensor
 
 Product = Callable[[Tensor, Tensor], Tensor]
 PROBE_ROWS, PROBE_CHANNELS, PROBE_ROUNDS = 16, 1024, 5
-LEAST_ROUNDED, SMALL_CELLS = 32, 1 << 19
+LEAST_ROUNDED, MOST_FILLED, SMALL_CELLS = 32, 128, 1 << 19
 """For a number of rows that is new to it, oneDNN writes a program: half a millisecond, and most of a megabyte that it
 keeps. Many prompts bring many such numbers, so rows are filled up with zeros where the weight is small: there the copy
 costs less than the program."""
@@ -55,8 +55,10 @@ def cpu_product() -> str:
 
 
 def _step(num_rows: int) -> int:
-    """Few different numbers of rows, each at most an eighth above what is needed; few rows are left as they are."""
-    return 1 if num_rows <= LEAST_ROUNDED else max(LEAST_ROUNDED, 1 << ((num_rows - 1).bit_length() - 4))
+    """Few different numbers of rows, each at most an eighth above what is needed, or ``MOST_FILLED`` rows; few rows are
+    left as they are.
+    """
+    return 1 if num_rows <= LEAST_ROUNDED else max(MOST_FILLED, 1 << ((num_rows - 1).bit_length() - 4))
 
 
 @contextmanager
