@@ -6,7 +6,6 @@ from typing import Any, NoReturn
 from engine.files import show
 
 
-
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line that points to the help."""
 

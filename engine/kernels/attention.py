@@ -55,6 +55,31 @@ def z_difference(
     return rearrange(delta, "b kv (v g) d -> b v (kv g d)", v=hidden.shape[2])
 
 
+def value_difference(
+    pattern: Float[Tensor, "b kv g k"],
+    values: Float[Tensor, "b kv k d"],
+    *,
+    hidden: Bool[Tensor, "b 1 v 1 k"],
+    means: Float[Tensor, "b kv 1 d"] | None = None,
+) -> Float[Tensor, "b v c"]:
+    """How the head outputs differ when hidden keys keep their weight, and their values become 0 or the ``means``.
+
+    z' - z = Σ_hidden a_k (mean - v_k): value zeroing (Mohebbi et al. 2023, arXiv 2301.12971) without a mean.
+    """
+    lost = rearrange(pattern, "b kv g k -> b kv 1 g k") * hidden
+    change = -values if means is None else means - values
+    delta = attended(rearrange(lost, "b kv v g k -> b kv (v g) k"), change)
+    return rearrange(delta, "b kv (v g) d -> b v (kv g d)", v=hidden.shape[2])
+
+
+def hidden_masses(
+    pattern: Float[Tensor, "b kv g k"], hidden: Bool[Tensor, "b 1 v 1 k"]
+) -> Float[Tensor, "b v h"]:
+    """The share of each head's pattern that every variant hides."""
+    by_head = rearrange(pattern, "b kv g k -> b k (kv g)")
+    return rearrange(hidden, "b 1 v 1 k -> b v k").to(pattern.dtype) @ by_head
+
+
 def joint_z(
     q: Float[Tensor, "s h d"],
     k: Float[Tensor, "s kv d"],

@@ -3,8 +3,10 @@
 Everything but attention sees flat rows, one per real token, so padding costs no arithmetic; attention sees a grid,
 padded on the right, which the causal mask already keeps out of every real query's sight.
 
-Axes: ``b`` prompt, ``s`` position, ``v`` variant, ``k`` key position, ``r`` row (one per token of any prompt),
-``m`` difference row (one per variant of any prompt).
+What is read is a query of a prompt under its knockouts, most often the last; a prompt can be read at several queries.
+
+Axes: ``p`` prompt, ``b`` reading (prompt and query), ``s`` position, ``v`` variant, ``k`` key position, ``r`` row (one
+per token of any prompt), ``m`` difference row (one per variant of any reading).
 """
 
 from collections.abc import Sequence
@@ -40,16 +42,16 @@ class Ragged:
         slots = [np.arange(length) + i * self.width for i, length in enumerate(self.lengths)]
         return torch.from_numpy(np.concatenate(slots)).to(self.device)
 
-    def heads(self, rows: Float[Tensor, "r h d"]) -> Float[Tensor, "b h s d"]:
+    def heads(self, rows: Float[Tensor, "r h d"]) -> Float[Tensor, "p h s d"]:
         """Lay the rows' heads out for attention; padding is 0."""
         if self.slots is not None:
             padded = rows.new_zeros(len(self.lengths) * self.width, *rows.shape[1:])
             rows = padded.index_copy_(0, self.slots, rows)
-        return rearrange(rows, "(b s) h d -> b h s d", b=len(self.lengths))
+        return rearrange(rows, "(p s) h d -> p h s d", p=len(self.lengths))
 
-    def from_heads(self, grid: Float[Tensor, "b h s d"]) -> Float[Tensor, "r c"]:
+    def from_heads(self, grid: Float[Tensor, "p h s d"]) -> Float[Tensor, "r c"]:
         """Take the rows back out, heads flattened into channels ``c = (h d)``."""
-        flat = rearrange(grid, "b h s d -> (b s) (h d)")
+        flat = rearrange(grid, "p h s d -> (p s) (h d)")
         return flat if self.slots is None else flat.index_select(0, self.slots)
 
     def rows(self, grid: Float[Tensor, "b s c"]) -> Float[Tensor, "r c"]:
@@ -71,8 +73,11 @@ class Batch:
     origins: Origins
     """The row of the query that each variant differs from."""
     query_origins: Origins
-    """The same among the query rows alone, one per prompt."""
+    """The same among the query rows alone, one per reading."""
     knockouts: tuple[Knockouts, ...]
+    """Those of each reading."""
+    of: tuple[int, ...]
+    """The prompt of each reading."""
 
     def at_query(self, rows: Float[Tensor, "r ..."]) -> Float[Tensor, "b ..."]:
         """The rows of the queries; of a single prompt without a copy."""
@@ -80,14 +85,24 @@ class Batch:
             return rows.index_select(0, self.query_rows)
         return rows[self.only_query : self.only_query + 1]
 
+    def of_readings(self, grid: Float[Tensor, "p ..."]) -> Float[Tensor, "b ..."]:
+        """What belongs to the prompts, for each of their readings; without a copy where each prompt has one."""
+        if self.of == tuple(range(len(grid))):
+            return grid
+        return grid.expand(len(self.of), *grid.shape[1:]) if len(grid) == 1 else grid.index_select(0, self._of_rows)
+
+    @cached_property
+    def _of_rows(self) -> Int[Tensor, " b"]:
+        return torch.tensor(self.of).to(self.prompts.device, non_blocking=True)
+
     @cached_property
     def only_query(self) -> int | None:
-        """The row of the query, if there is only one prompt."""
+        """The row of the query, if there is only one reading."""
         return self.knockouts[0].query_position if len(self.knockouts) == 1 else None
 
     @cached_property
     def hidden(self) -> Bool[Tensor, "b 1 v 1 k"]:
-        """True where variant v of prompt b hides key k, in the axes of the variants' patterns."""
+        """True where variant v of reading b hides key k, in the axes of the variants' patterns."""
         hidden = np.zeros((len(self.knockouts), self.variants.width, self.prompts.width), dtype=bool)
         for prompt, knockouts in zip(hidden, self.knockouts, strict=True):
             prompt[: len(knockouts.masked)] = knockouts.hidden(self.prompts.width)
@@ -106,7 +121,7 @@ class Batch:
 
     @cached_property
     def every_key(self) -> bool:
-        """Whether variant i hides key i, for all keys of prompts that are all equally long."""
+        """Whether variant i hides key i in every reading, for all keys of prompts that are all equally long."""
         keys = np.arange(self.prompts.width)
         columns = [knockouts.single_keys for knockouts in self.knockouts]
         return all(column is not None and np.array_equal(column, keys) for column in columns)
@@ -121,11 +136,18 @@ class Batch:
         return rearrange(torch.from_numpy(blind), "b v -> b 1 v 1 1").to(self.prompts.device, non_blocking=True)
 
 
-def make_batch(prompts: Sequence[Sequence[int]], knockouts: Sequence[Knockouts], device: torch.device) -> Batch:
-    """Lay out prompts (token ids) and one set of knockouts for each."""
+def make_batch(
+    prompts: Sequence[Sequence[int]],
+    knockouts: Sequence[Knockouts],
+    device: torch.device,
+    *,
+    of: Sequence[int] | None = None,
+) -> Batch:
+    """Lay out prompts (token ids) and the knockouts of each reading, which is one ``of`` a prompt (default: each)."""
     lengths = tuple(len(ids) for ids in prompts)
     counts = tuple(len(knockout.masked) for knockout in knockouts)
-    starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
+    of = tuple(range(len(prompts)) if of is None else of)
+    starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))[list(of)]
     queries = np.array([knockout.query_position for knockout in knockouts])
 
     def on_device(array: np.ndarray) -> Tensor:
@@ -139,6 +161,7 @@ def make_batch(prompts: Sequence[Sequence[int]], knockouts: Sequence[Knockouts],
         query_positions=on_device(queries),
         query_rows=on_device(starts + queries),
         origins=Origins(np.repeat(starts + queries, counts), device),
-        query_origins=Origins(np.repeat(np.arange(len(prompts)), counts), device),
+        query_origins=Origins(np.repeat(np.arange(len(of)), counts), device),
         knockouts=tuple(knockouts),
+        of=of,
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -62,6 +63,13 @@ class Projection:
             parts = [multiply(narrow, weight) for weight in self.weights]
         product = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return product if product.dtype == rows.dtype else product.to(rows.dtype)
+
+    def shares(self, rows: Float[Tensor, "n c"], num_parts: int) -> Float[Tensor, "n po"]:
+        """What each of ``num_parts`` equal parts of the input channels (heads) adds to the product, side by side."""
+        (weight,) = self.weights
+        dense = (weight.to_dense() if weight.is_mkldnn else weight).to(rows.dtype)
+        parts = rearrange(rows, "n (p c) -> p n c", p=num_parts) @ rearrange(dense, "o (p c) -> p c o", p=num_parts)
+        return rearrange(parts, "p n o -> n (p o)")
 
     def join(self) -> None:
         """Replace the weights by one matrix, so that one product does for all of them."""

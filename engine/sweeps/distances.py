@@ -15,13 +15,14 @@ from engine.sweeps.sweep import Limits, Readout, Site
 
 
 def distances(
-    baseline: Float[Tensor, "b h c"], delta: Float[Tensor, "m h c"], prompt: Int[Tensor, " m"]
-) -> Float[Tensor, "m h 2"]:
+    baseline: Float[Tensor, "b h c"], delta: Float[Tensor, "m h c"], prompt: Int[Tensor, " m"], *, relative: bool = False
+) -> Float[Tensor, "m h metric"]:
     """(|Δ|, 1 - cos(b, b + Δ)) of every vector, where ``prompt`` names the baseline row of each difference row.
 
     With Δ⊥ the part of Δ across b and m = b + Δ, for cos > 0: 1 - cos = |Δ⊥|² / (|m|²·(1 + cos)). Both vectors are
     first scaled to their largest channels, so that no square underflows or overflows; the scalars are combined in
-    float64 where the device has it. The cosine with a zero vector is NaN; both are where a vector is not finite.
+    float64 where the device has it. The cosine with a zero vector is NaN; both are where a vector is not finite. With
+    ``relative`` comes a third, |Δ| / |b|.
     """
     unit_b, largest_b = _scaled(baseline)
     unit, largest = _scaled(delta)
@@ -36,7 +37,11 @@ def distances(
     distance = torch.where(cosine > 0, close, 1 - cosine).masked_fill(moved_size == 0, torch.nan)
     l2 = _wide(torch.linalg.vector_norm(unit, dim=-1)) * _wide(largest[..., 0])
     l2 = l2 + 0 * size  # NaN where the baseline is not finite, however small the difference
-    return torch.stack((l2, distance), dim=-1).to(delta.dtype)
+    metrics = (l2, distance)
+    if relative:
+        baseline_norm = size * _wide(largest_b[..., 0]).index_select(0, prompt)
+        metrics += ((l2 / baseline_norm).masked_fill(baseline_norm == 0, torch.nan),)
+    return torch.stack(metrics, dim=-1).to(delta.dtype)
 
 
 def _scaled(x: Float[Tensor, "n h c"]) -> tuple[Float[Tensor, "n h c"], Float[Tensor, "n h 1"]]:
@@ -52,12 +57,12 @@ def _wide(x: Float[Tensor, "m h"]) -> Float[Tensor, "m h"]:
 class DistanceBuffer:
     """Turns the sites of many layers into distances, several layers at a time; everything stays on the device."""
 
-    def __init__(self, prompt_of_variant: Int[Tensor, " m"], buffered_cells: int) -> None:
-        self._prompt_of_variant = prompt_of_variant
-        self._buffered_cells = buffered_cells
+    def __init__(self, reading_of_variant: Int[Tensor, " m"], buffered_cells: int, *, relative: bool = False) -> None:
+        self._reading_of_variant = reading_of_variant
+        self._buffered_cells, self._relative = buffered_cells, relative
         self._waiting: list[tuple[Site, ...]] = []
         self._cells = 0
-        self._done: list[Float[Tensor, "l m site 2"]] = []
+        self._done: list[Float[Tensor, "l m site metric"]] = []
 
     def add(self, sites: tuple[Site, ...]) -> None:
         """Take one layer's sites."""
@@ -66,7 +71,7 @@ class DistanceBuffer:
         if self._cells > self._buffered_cells:
             self._reduce()
 
-    def result(self) -> Float[Tensor, "l m site 2"]:
+    def result(self) -> Float[Tensor, "l m site metric"]:
         """The distances of all layers, sites in the order in which they came."""
         self._reduce()
         return torch.cat(self._done)
@@ -77,30 +82,43 @@ class DistanceBuffer:
             self._done.append(torch.cat(sites, dim=2))
         self._waiting, self._cells = [], 0
 
-    def _distances(self, layers: tuple[Site, ...]) -> Float[Tensor, "l m h 2"]:
+    def _distances(self, layers: tuple[Site, ...]) -> Float[Tensor, "l m h metric"]:
         """Layers laid end to end are rows like any others, each layer with baselines of its own."""
         baseline = torch.cat([site.baseline for site in layers])
         delta = layers[0].delta if len(layers) == 1 else torch.cat([site.delta for site in layers])
         baseline, delta = (rearrange(x, "n (h c) -> n h c", h=layers[0].num_vectors) for x in (baseline, delta))
         shifts = torch.arange(len(layers), device=delta.device) * len(layers[0].baseline)
-        prompt = rearrange(rearrange(shifts, "l -> l 1") + self._prompt_of_variant, "l m -> (l m)")
+        reading = rearrange(rearrange(shifts, "l -> l 1") + self._reading_of_variant, "l m -> (l m)")
         at_once = max(1, self._buffered_cells // delta[0].numel())
-        parts = zip(delta.split(at_once), prompt.split(at_once), strict=True)
-        measured = torch.cat([distances(baseline, part, of) for part, of in parts])
+        parts = zip(delta.split(at_once), reading.split(at_once), strict=True)
+        measured = torch.cat([distances(baseline, part, of, relative=self._relative) for part, of in parts])
         return rearrange(measured, "(l m) h metric -> l m h metric", l=len(layers))
 
 
 def measure_readouts(
-    readouts: Iterable[Readout], prompt_of_variant: Int[Tensor, " m"], *, limits: Limits
-) -> tuple[Float[Tensor, "l m site 2"], Float[Tensor, "r e"]]:
+    readouts: Iterable[Readout], reading_of_variant: Int[Tensor, " m"], *, limits: Limits, relative: bool = False
+) -> tuple[Float[Tensor, "l m site metric"], Float[Tensor, "r e"]]:
     """Consume a sweep: the distances of its measured layers, still on the device, and the stream that leaves the last.
 
-    Where a vector at the query is not finite, so is its l2_distance.
+    The metrics are L2, cosine and, where they were asked for, the relative L2 and the hidden share of attention. Where
+    a vector at the query is not finite, so is its l2_distance.
     """
-    buffer, residual = DistanceBuffer(prompt_of_variant, limits.buffered_cells), None
+    buffer, residual = DistanceBuffer(reading_of_variant, limits.buffered_cells, relative=relative), None
+    masses = []
     for readout in readouts:
         residual = readout.residual
         if readout.sites:
             buffer.add(readout.sites)
+        if readout.masses is not None:
+            masses.append(_by_site(readout.masses, readout.sites))
     assert residual is not None
-    return buffer.result(), residual
+    cells = buffer.result()
+    if masses:
+        cells = torch.cat((cells, rearrange(torch.stack(masses), "l m site -> l m site 1")), dim=-1)
+    return cells, residual
+
+
+def _by_site(masses: Float[Tensor, "m h"], sites: tuple[Site, ...]) -> Float[Tensor, "m site"]:
+    """The share of each head at the sites that heads have, and the mean over heads at the others."""
+    mean = masses.mean(-1, keepdim=True)
+    return torch.cat([mean if site.num_vectors == 1 else masses for site in sites], dim=1)

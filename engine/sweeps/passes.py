@@ -3,7 +3,7 @@
 Between two passes of the same shape nothing differs but the token ids.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from torch import Tensor
 from engine.kernels.batches import Batch, make_batch
 from engine.model.decoder import Decoder
 from engine.sweeps.distances import measure_readouts
+from engine.sweeps.probe import Probe
 from engine.sweeps.sweep import Limits, Readout, sweep
 from engine.text.knockouts import Knockouts
 
@@ -24,22 +25,33 @@ CACHED_CELLS, MOST_ROWS = 1 << 18, 1 << 11
 caches: there calls cost as much as arithmetic."""
 
 Prompts = Sequence[Sequence[int]]
-Shape = tuple[tuple[int, ...], tuple[Knockouts, ...], tuple[int, ...]]
+Shape = tuple[tuple[int, ...], tuple[Knockouts, ...], tuple[int, ...], tuple[int, ...] | None, Probe]
+
+
+def limits_for(decoder: Decoder) -> Limits:
+    """What a decoder's device likes to hold at once."""
+    if decoder.device.type == "cuda":
+        return GPU_LIMITS
+    in_cache = CACHED_CELLS // decoder.embedding.shape[1]
+    return replace(CPU_LIMITS, rows=min(max(CPU_LIMITS.rows, in_cache), MOST_ROWS))
 
 
 @dataclass(frozen=True)
 class Pass:
-    """The layers of a decoder to be measured, and the length and the knockouts of every prompt."""
+    """The layers of a decoder to be measured, the length of every prompt, and the knockouts of every reading."""
 
     decoder: Decoder
     lengths: tuple[int, ...]
     knockouts: tuple[Knockouts, ...]
     layers: tuple[int, ...]
+    of: tuple[int, ...] | None = None
+    """The prompt of each reading; None where every prompt has one."""
+    probe: Probe = Probe()
 
     @property
     def shape(self) -> Shape:
         """What prompts must have in common with others to be the same pass."""
-        return self.lengths, self.knockouts, self.layers
+        return self.lengths, self.knockouts, self.layers, self.of, self.probe
 
     @property
     def num_rows(self) -> int:
@@ -48,23 +60,33 @@ class Pass:
 
     def batch(self, prompts: Prompts) -> Batch:
         """The prompts (token ids) on the device."""
-        return make_batch(prompts, self.knockouts, self.decoder.device)
+        return make_batch(prompts, self.knockouts, self.decoder.device, of=self.of)
 
     @property
     def limits(self) -> Limits:
         """What the device likes to hold at once."""
-        if self.decoder.device.type == "cuda":
-            return GPU_LIMITS
-        in_cache = CACHED_CELLS // self.decoder.embedding.shape[1]
-        return replace(CPU_LIMITS, rows=min(max(CPU_LIMITS.rows, in_cache), MOST_ROWS))
+        return limits_for(self.decoder)
 
     def readouts(self, batch: Batch, *, to_end: bool = False) -> Iterator[Readout]:
         """What the layers show, one at a time; see ``sweep``."""
-        return sweep(self.decoder, batch, layers=self.layers, to_end=to_end, limits=self.limits)
+        ways = {"layers": self.layers, "to_end": to_end, "limits": self.limits, "probe": self.probe}
+        return sweep(self.decoder, batch, **ways)
 
-    def distances(self, batch: Batch) -> Float[Tensor, "l m site 2"]:
+    def distances(self, batch: Batch) -> Float[Tensor, "l m site metric"]:
         """All distances, still on the device."""
-        return measure_readouts(self.readouts(batch), batch.query_origins.rows, limits=self.limits)[0]
+        return self.measured(batch)[0]
+
+    def measured(
+        self,
+        batch: Batch,
+        *,
+        to_end: bool = False,
+        watch: Callable[[Iterable[Readout]], Iterable[Readout]] = iter,
+    ) -> tuple[Float[Tensor, "l m site metric"], Float[Tensor, "r e"]]:
+        """All distances, and the stream that leaves the last layer; see ``measure_readouts``."""
+        readouts = watch(self.readouts(batch, to_end=to_end))
+        of, relative = batch.query_origins.rows, self.probe.relative
+        return measure_readouts(readouts, of, limits=self.limits, relative=relative)
 
     def first_broken_layer(self, prompts: Prompts) -> int | None:
         """The first layer with numbers that are not finite, if there is one. Waits for the device at every layer."""

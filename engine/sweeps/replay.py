@@ -39,7 +39,7 @@ class _Recorded:
     recording: Recording
     token_ids: Tensor
 
-    def __call__(self, prompts: Prompts) -> Float[np.ndarray, "l m site 2"]:
+    def __call__(self, prompts: Prompts) -> Float[np.ndarray, "l m site metric"]:
         """The distances of other prompts of the same shape."""
         self.token_ids.copy_(torch.tensor(list(chain.from_iterable(prompts))))
         return self.recording().cpu().numpy()
@@ -62,7 +62,7 @@ class Replay:
         """Why a shape is not replayed; it is not tried again."""
         self.num_replayed = 0
 
-    def distances(self, one: Pass, prompts: Prompts) -> Float[np.ndarray, "l m site 2"] | None:
+    def distances(self, one: Pass, prompts: Prompts) -> Float[np.ndarray, "l m site metric"] | None:
         """The distances of a pass, as ``Pass.distances`` gives them, if it is recorded; None if it has to be run.
 
         The shape of a pass that comes the third time is recorded on the way, for the next. Call it in inference mode.

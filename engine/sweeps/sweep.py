@@ -13,17 +13,26 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from engine.kernels.attention import attended, joint_z, leave_one_out, query_scores, z_difference
+from engine.kernels.attention import (
+    attended,
+    hidden_masses,
+    joint_z,
+    leave_one_out,
+    query_scores,
+    value_difference,
+    z_difference,
+)
 from engine.kernels.batches import Batch
 from engine.kernels.causal import causal_z
 from engine.kernels.difference import Carried, carried, carry_in_chunks
 from engine.kernels.masks import MaskedCopies, Masks, masked_copies, query_masks
 from engine.kernels.rotary import RotaryTables
 from engine.model.decoder import Decoder, Layer
+from engine.sweeps.probe import Probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,8 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """What one layer shows: the stream that leaves it and, where the layer is measured, its sites Full, Attn, heads.
+    """What one layer shows: the stream that leaves it and, where the layer is measured, its sites Full, Attn, heads and
+    those that were asked for.
 
     ``residual`` has all rows, or only the queries' rows when no later layer follows.
     """
@@ -45,6 +55,8 @@ class Readout:
     layer: int
     residual: Float[Tensor, "r e"]
     sites: tuple[Site, ...] = ()
+    masses: Float[Tensor, "m h"] | None = None
+    """The share of the baseline's pattern that each variant hides, head by head, if it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +76,20 @@ class Limits:
 
 
 def sweep(
-    decoder: Decoder, batch: Batch, *, layers: Collection[int], to_end: bool = False, limits: Limits | None = None
+    decoder: Decoder,
+    batch: Batch,
+    *,
+    layers: Collection[int],
+    to_end: bool = False,
+    limits: Limits | None = None,
+    probe: Probe | None = None,
 ) -> Iterator[Readout]:
     """Run the layers up to the last of ``layers`` (all of them with ``to_end``) and yield each layer's readout.
 
     Knockouts are made in ``layers`` only; the others pass the baseline on. The caller decides on inference mode.
     """
-    run = _Run(decoder, batch, decoder.rotary(batch.positions, batch.prompts.width), limits or Limits())
+    rotary = decoder.rotary(batch.positions, batch.prompts.width)
+    run = _Run(decoder, batch, rotary, limits or Limits(), probe or Probe())
     last = len(decoder.layers) - 1 if to_end else max(layers)
     residual = decoder.embed(batch.token_ids)
     for index in range(last + 1):
@@ -87,6 +106,7 @@ class _Run:
     batch: Batch
     rotary: RotaryTables
     limits: Limits
+    probe: Probe
     masks: dict[int | None, Masks] = field(default_factory=dict)
     copies: dict[tuple[int | None, bool], MaskedCopies] = field(default_factory=dict)
 
@@ -96,7 +116,7 @@ class _Run:
         Full is what attention and MLP add together; no two streams are subtracted.
         """
         layer, batch = self.decoder.layers[index], self.batch
-        z = self._attend(layer, residual, measured=measured, final=final)
+        z, masses = self._attend(index, residual, measured=measured, final=final)
         attn_out = layer.attention.output.carry(z)
         added, attn_delta = attn_out.split(attn_out.rows)
         attn = (added if final else batch.at_query(added)).clone()
@@ -107,33 +127,57 @@ class _Run:
         if measured:
             full = attn + self._at_query(mlp_out, final=final)
             heads = Site(self._at_query(z, final=final), z.delta, self.decoder.heads.num_heads)
-            sites = (Site(full, full_delta), Site(attn, attn_delta), heads)
-        return Readout(index, total, sites)
+            leaving = Site(total if final else batch.at_query(total), full_delta)
+            more = self._more(layer, heads, self._at_query(mlp_out, final=final), mlp_out.delta, leaving)
+            sites = (Site(full, full_delta), Site(attn, attn_delta), heads, *more)
+        return Readout(index, total, sites, masses)
+
+    def _more(
+        self, layer: Layer, heads: Site, mlp: Float[Tensor, "b e"], mlp_delta: Float[Tensor, "m e"], leaving: Site
+    ) -> Iterator[Site]:
+        """The sites that were asked for."""
+        if "MLP" in self.probe.sites:
+            yield Site(mlp, mlp_delta)
+        if "Resid" in self.probe.sites:
+            yield leaving
+        if "Result_h" in self.probe.sites:
+            output, count = layer.attention.output, heads.num_vectors
+            yield Site(output.shares(heads.baseline, count), output.shares(heads.delta, count), count)
 
     def _at_query(self, x: Carried, *, final: bool) -> Float[Tensor, "b c"]:
         """The queries' baseline rows; after the last layer's attention there are no others."""
         return x.baseline if final else self.batch.at_query(x.baseline)
 
-    def _attend(self, layer: Layer, residual: Float[Tensor, "r e"], *, measured: bool, final: bool) -> Carried:
-        """Head outputs of every row (of the queries alone when ``final``) and, if ``measured``, their differences."""
+    def _attend(
+        self, index: int, residual: Float[Tensor, "r e"], *, measured: bool, final: bool
+    ) -> tuple[Carried, Float[Tensor, "m h"] | None]:
+        """Head outputs of every row (of the queries alone when ``final``) and, if ``measured``, their differences; and
+        the hidden share of the baseline's pattern, if it was asked for.
+        """
+        layer = self.decoder.layers[index]
         attention, prompts, masks = layer.attention, self.batch.prompts, self._masks(layer.attention.window)
         q, k, v = layer.project(residual, self.rotary, max_rows=self.limits.rows)
         if measured and self._short and masks.blind is None:
             copies = self._copies(attention.window, only_query=final)
             z = joint_z(q, k, v, scale=attention.scale, copies=copies)
-            return Carried(z, copies.num_baseline, self.batch.query_origins if final else self.batch.origins)
+            return Carried(z, copies.num_baseline, self.batch.query_origins if final else self.batch.origins), None
         keys, values = prompts.heads(k), prompts.heads(v)
-        scores = query_scores(self.batch.at_query(q), keys, scale=attention.scale, visible=masks.visible)
+        read_keys, read_values = self.batch.of_readings(keys), self.batch.of_readings(values)
+        scores = query_scores(self.batch.at_query(q), read_keys, scale=attention.scale, visible=masks.visible)
         pattern = torch.softmax(scores, dim=-1)
         if final:
-            z = rearrange(attended(pattern, values), "b kv g d -> b (kv g d)")
+            z = rearrange(attended(pattern, read_values), "b kv g d -> b (kv g d)")
         else:
             grid = causal_z(prompts.heads(q), keys, values, scale=attention.scale, window=attention.window)
             z = prompts.from_heads(grid)
         if not measured:
-            return Carried(z, len(z), self.batch.origins.none())
-        delta = self._z_differences(scores, pattern, values, masks)
-        return carried(z, delta, self.batch.query_origins if final else self.batch.origins)
+            return Carried(z, len(z), self.batch.origins.none()), None
+        delta = self._z_differences(scores, pattern, read_values, masks)
+        if self._cut_heads is not None:
+            delta = delta * repeat(self._cut_heads[index], "h -> (h d)", d=self.decoder.heads.head_dim)
+        variants = self.batch.variants
+        masses = variants.rows(hidden_masses(pattern, self.batch.hidden)) if self.probe.masses else None
+        return carried(z, delta, self.batch.query_origins if final else self.batch.origins), masses
 
     def _z_differences(
         self,
@@ -143,6 +187,8 @@ class _Run:
         masks: Masks,
     ) -> Float[Tensor, "m c"]:
         """The variants' differences: one masked softmax for each, or a leave-one-out where single tokens are many."""
+        if self.probe.intervention != "mask":
+            return self.batch.variants.rows(self._replaced(pattern, values))
         if self.batch.variants.width > self.limits.masked_variants and self.batch.single_keys is not None:
             return self.batch.variants.rows(self._left_out(scores, pattern, values, self.batch.single_keys))
         at_once = max(1, self.limits.pattern_cells // scores.numel())
@@ -150,6 +196,23 @@ class _Run:
         blind = [None] * len(hidden) if masks.blind is None else masks.blind.split(at_once, dim=2)
         parts = [z_difference(scores, pattern, values, hidden=h, blind=b) for h, b in zip(hidden, blind, strict=True)]
         return self.batch.variants.rows(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+
+    def _replaced(
+        self, pattern: Float[Tensor, "b kv g k"], values: Float[Tensor, "b kv k d"]
+    ) -> Float[Tensor, "b v c"]:
+        """The differences when hidden keys keep their share of the pattern and lose their value."""
+        means = self._means(values) if self.probe.intervention == "value-mean" else None
+        at_once = max(1, self.limits.pattern_cells // pattern.numel())
+        parts = [
+            value_difference(pattern, values, hidden=hidden, means=means)
+            for hidden in self.batch.hidden.split(at_once, dim=2)
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _means(self, values: Float[Tensor, "b kv k d"]) -> Float[Tensor, "b kv 1 d"]:
+        """The mean value of every head over its prompt; padding is 0."""
+        lengths = torch.tensor([self.batch.prompts.lengths[prompt] for prompt in self.batch.of]).to(values)
+        return values.sum(2, keepdim=True) / rearrange(lengths, "b -> b 1 1 1")
 
     def _left_out(
         self,
@@ -185,8 +248,16 @@ class _Run:
         return self.copies[key]
 
     @cached_property
+    def _cut_heads(self) -> Float[Tensor, "l h"] | None:
+        """1 where a head is cut, 0 elsewhere."""
+        cut = self.probe.cut_heads(len(self.decoder.layers), self.decoder.heads.num_heads)
+        if cut is None:
+            return None
+        return torch.from_numpy(cut).to(self.decoder.device, self.decoder.dtype, non_blocking=True)
+
+    @cached_property
     def _short(self) -> bool:
         """Whether the batch is one prompt whose scores, with those of all its masked copies, may lie in memory."""
         prompts, num_heads = self.batch.prompts, self.decoder.heads.num_heads
         cells = (prompts.width + self.batch.variants.width) * prompts.width * num_heads
-        return len(prompts.lengths) == 1 and cells <= self.limits.joint_cells
+        return self.probe.is_plain and len(self.batch.of) == 1 and cells <= self.limits.joint_cells

@@ -1,0 +1,93 @@
+"""What reaches the model's answer: the final hidden state, and the distribution of the next token.
+
+Axes: ``u`` baseline row, ``m`` read, ``e`` residual channel, ``c`` token of the vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from engine.kernels.difference import Carried
+from engine.model.decoder import Decoder
+from engine.sweeps.distances import distances
+
+ROWS = 256
+"""Reads whose logits are made together; the unembedding is read once for all of them."""
+CELLS = 1 << 20
+"""Logits that become numbers together, so that they stay in the caches."""
+LARGEST = 700.0
+"""exp of more is beyond float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What each read gives, and what its baseline row did."""
+
+    distances: Float[Tensor, "m metric"]
+    """L2, cosine (and relative L2) of the final hidden state, after the final norm."""
+    kl: Float[Tensor, " m"]
+    """KL(baseline || masked), in nats."""
+    logprob: Float[Tensor, " u"]
+    """Log-probability of the token that is scored, in the baseline."""
+    change: Float[Tensor, " m"]
+    """How much it grows, in nats."""
+    scored: Int[Tensor, " u"]
+    top: Int[Tensor, " m"]
+    """The most probable token."""
+
+
+def answers(
+    decoder: Decoder, stream: Carried, *, targets: Int[Tensor, " u"], relative: bool = False
+) -> Answers:
+    """Read the stream that leaves the last layer. ``targets``: the token to score after each baseline row; -1 is its
+    most probable one.
+    """
+    hidden = decoder.final_norm.carry(stream)
+    base, delta = hidden.split(hidden.rows)
+    moved = distances(*(rearrange(x, "n e -> n 1 e") for x in (base, delta)), stream.origins.rows, relative=relative)
+    logits = decoder.unembedding(base).float()
+    logprobs = torch.log_softmax(_wide(logits), dim=-1)
+    scored = torch.where(targets < 0, logits.argmax(-1), targets)
+    parts = [
+        part
+        for start in range(0, len(delta), ROWS)
+        for part in _parts(decoder, delta[start : start + ROWS], stream.origins.rows[start : start + ROWS], logprobs, scored)
+    ]
+    kl, change, top = (torch.cat(each) for each in zip(*parts, strict=True))
+    logprob = logprobs.gather(1, rearrange(scored, "u -> u 1"))
+    return Answers(rearrange(moved, "m 1 metric -> m metric"), kl, rearrange(logprob, "u 1 -> u"), change, scored, top)
+
+
+def _parts(
+    decoder: Decoder,
+    delta: Float[Tensor, "m e"],
+    of: Int[Tensor, " m"],
+    logprobs: Float[Tensor, "u c"],
+    scored: Int[Tensor, " u"],
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """KL, change and top token of some reads, from the differences of their logits."""
+    shifts = decoder.unembedding.product(delta)
+    at_once = max(1, CELLS // shifts.shape[1])
+    pairs = zip(shifts.split(at_once), of.split(at_once), strict=True)
+    return [_read(shift, logprobs.index_select(0, rows), scored.index_select(0, rows)) for shift, rows in pairs]
+
+
+def _read(
+    shift: Float[Tensor, "m c"], logprobs: Float[Tensor, "m c"], scored: Int[Tensor, " m"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """With the mean μ = Σ p·δ of the shifts δ and x = δ - μ: log Σ p·exp(δ) - μ = log1p(Σ p·(expm1(x) - x)) = KL, which
+    loses no digits however small the shifts are, and the log-probability of a token grows by x - KL.
+    """
+    p = logprobs.exp()
+    x = _wide(shift)
+    x = x - torch.linalg.vecdot(p, x)[:, None]
+    kl = torch.linalg.vecdot(p, x.clamp(max=LARGEST).expm1_().sub_(x)).log1p_()
+    change = rearrange(x.gather(1, rearrange(scored, "m -> m 1")), "m 1 -> m") - kl
+    return kl, change, (logprobs + x).argmax(-1)
+
+
+def _wide(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    return x if x.device.type == "mps" else x.double()
