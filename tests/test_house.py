@@ -12,7 +12,8 @@ ENGINE = Path(__file__).parent.parent / "engine"
 ORDER = [
     *("errors", "files", "tables.table", "tables.results"),
     *(f"findings.{name}" for name in ("cells", "sums", "quantiles", "analysis", "terminal", "report")),
-    *("text.knockouts", "text.pieces", "text.prompts"),
+    *(f"questions.{name}" for name in ("indices", "words", "heads", "question")),
+    *(f"text.{name}" for name in ("knockouts", "pieces", "chat", "prompts", "characters", "spans", "groups", "rules")),
     *(f"kernels.{name}" for name in ("difference", "products", "split", "projection", "rotary", "batches", "masks")),
     *("kernels.causal", "kernels.attention", "demo"),
     *(f"model.{name}" for name in ("decoder", "families", "angles", "assembly", "adoption", "devices", "tensors")),
