@@ -38,7 +38,7 @@ class ResultsError(ImpactError):
 
 
 class InputError(ImpactError):
-    """A file of prompts cannot be read, or lacks the columns that were named."""
+    """A file of prompts or of spans cannot be read, or lacks the columns that are needed."""
 
 
 class WorkerError(ImpactError):
