@@ -7,6 +7,7 @@ import torch
 from naive_questions import SIZE, naive_answer
 from tiny import CASES, build, token_ids
 from twin_forward import Cut, look, with_plain_attention
+from twin_runs import Asked, Twin
 
 from benchmarks.naive import naive_table, run_naive
 from benchmarks.oracle import float64_model
@@ -61,9 +62,10 @@ def test_cut_everywhere_from_all_is_a_forward_under_a_4d_mask(case):
 def test_the_default_question_is_the_naive_table(case):
     model, ids = float64_model(build(case)), token_ids(case)
     ours, theirs = naive_answer(model, ids), naive_table(run_naive(model, ids))
-    assert ours.drop(SIZE).select(theirs.columns[:4]).rows() == theirs.select(
-        *theirs.columns[:3], pl.col("variant").cast(pl.String)
-    ).rows()
+    assert (
+        ours.drop(SIZE).select(theirs.columns[:4]).rows()
+        == theirs.select(*theirs.columns[:3], pl.col("variant").cast(pl.String)).rows()
+    )
     for column in ("l2_distance", "cosine_distance"):
         found, expected = (table[column].cast(pl.Float64).fill_null(np.nan) for table in (ours, theirs))
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
@@ -84,9 +86,7 @@ def test_values_that_are_zeroed_are_those_that_a_layer_projects():
 
 
 def test_whom_a_key_is_hidden_from():
-    """Seen in the patterns: a column, a column but for the key itself, one row; and only in the layers of the window."""
-    from naive_questions import Asked, Twin
-
+    """Seen in the patterns: a column, the same but for the key itself, or one row; in the window's layers alone."""
     case = CASES[0]
     model, ids = build(case), token_ids(case)
     expected = {"all": {2, 3, 4, 5, 6, 7, 8}, "others": {3, 4, 5, 6, 7, 8}, "query": {8}}
@@ -103,8 +103,6 @@ def test_whom_a_key_is_hidden_from():
     ("cut", "layers"), [("window:1", [[0], [1], [2]]), ("window:2", [[0], [0, 1], [1, 2]]), ("all", [[0, 1, 2]] * 3)]
 )
 def test_windows(cut, layers):
-    from naive_questions import Asked, Twin
-
     twin = Twin(build(CASES[0]), [1, 2, 3], Asked(cut=cut, read="output"))
     assert [twin.cut_layers(layer) for layer in range(3)] == layers
 
