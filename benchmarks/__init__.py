@@ -17,5 +17,8 @@
     sets (set_tables)           ... of large sets of prompts
       batched, datasets         ... on a model in memory
       command_sets, launch      ... through the command line
+    questions (trials)          ... of questions other than the default one
+      masked_pass, answers      ... a forward under a mask, and whether they are answered right
+    facts_map                   where the embedded model reads its facts, as text
     cuda (crowd)                ... of speed, memory and accuracy on a GPU
 """

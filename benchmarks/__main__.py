@@ -20,6 +20,7 @@ SUITES = {
     "startup": "time of --help and of the main job as whole processes, and where it goes",
     "peers": "the same table by TransformerLens and by nnsight, checked equal, then timed",
     "sets": "datasets of many prompts: beside plain forwards, rows per second, bytes, memory, two workers",
+    "questions": "attention knockout, cuts in all layers, all query positions: beside what plain forwards take",
     "cuda": "speed, memory and accuracy on a GPU, float32 and bfloat16 (exit code 2 where there is none)",
 }
 """Each is a file of this folder with a function ``run_<suite>(options, command=...)`` that returns a report."""

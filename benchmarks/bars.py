@@ -84,6 +84,13 @@ BARS: dict[str, tuple[Bar, ...]] = {
         Bar("peak memory / that of a tenth of the prompts", DEMO_SET, 0, 1.1),
         Bar("rows per second, two workers / one", DEMO_SET, 0, 1.8, at_least=True),
     ),
+    "questions": (
+        Bar("engine, knockout / plain forward with logits", SHAPE, 7, 4),
+        Bar("engine, knockout / plain forward with logits", SHAPE, 64, 12),
+        Bar("engine, everywhere, output / masked copies with logits", SHAPE, 16, 0.6),
+        Bar("engine, everywhere, layers / masked copies", SHAPE, 16, 0.6),
+        Bar("naive / engine, all queries", SHAPE, 64, 100, at_least=True),
+    ),
     "cuda": (
         Bar("time", SHAPE, 7, 1.5e-3, provider="engine, split"),
         Bar("naive / engine, split", SHAPE, 7, 2000, at_least=True),

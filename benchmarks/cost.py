@@ -1,7 +1,7 @@
-"""The static cost of a forward and of a whole impact table, and the time that the device needs for it at the least.
+"""The static cost of a forward and of whole tables, and the time that the device needs for it at the least.
 
-Counted are the weight matrices of the layers, which every row meets. Attention itself, norms and reading the embedding
-are left out: at the lengths measured here they are small.
+Counted are the weight matrices of the layers, which every row meets, and where logits are read the vocabulary head.
+Attention itself, norms and reading the embedding are left out: at the lengths measured here they are small.
 """
 
 from dataclasses import dataclass
@@ -46,6 +46,23 @@ def table_cost(model: PreTrainedModel, *, length: int, num_tokens: int) -> Cost:
     flop = sum(2 * (length * _size(layer) + num_tokens * _size(layer, *"oud")) for layer in others)
     flop += 2 * (length * _size(last, *"kv") + _size(last, "q") + (1 + num_tokens) * _size(last, *"oud"))
     return Cost(num_bytes=forward_cost(model, length=length).num_bytes, flop=flop)
+
+
+def head_cost(model: Any, *, rows: int) -> Cost:
+    """Logits of so many rows."""
+    weight = model.get_output_embeddings().weight
+    return Cost(num_bytes=weight.numel() * weight.element_size(), flop=2 * rows * weight.numel())
+
+
+def knockout_rows_cost(model: PreTrainedModel, *, num_tokens: int) -> Cost:
+    """Attention knockout in windows of one layer: the rows that travel, without the baseline and without logits.
+
+    A row for every masked token joins in every layer, where it shares q, k and v with the baseline, and from the next
+    layer on meets every matrix up to the last one.
+    """
+    layers = model.base_model.layers
+    flop = sum(2 * num_tokens * (_size(layer, *"oud") + place * _size(layer)) for place, layer in enumerate(layers))
+    return Cost(num_bytes=forward_cost(model, length=1).num_bytes, flop=flop)
 
 
 def _size(layer: Any, *parts: str) -> int:

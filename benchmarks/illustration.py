@@ -12,6 +12,7 @@ DRAWN = {
     "peers": r"time",
     "startup": r"time",
     "sets": r"time",
+    "questions": r"time",
     "cuda": r"time",
     "memory": r"peak memory of a call",
     "accuracy": r"relative error, (.* L2), all cells, p99",
