@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import polars as pl
 import torch
@@ -21,12 +21,14 @@ from engine.model.checkpoints import load_decoder
 from engine.model.decoder import Decoder
 from engine.model.devices import free_host_bytes, keep_freed_memory
 from engine.model.fingerprint import fingerprint
+from engine.questions.question import Choices, ask
+from engine.runs.effect import Effect
 from engine.runs.impact import Impact
+from engine.runs.jobs import Task
 from engine.runs.many import measured_in_order
 from engine.runs.measuring import Measuring
 from engine.runs.schedule import Schedule
 from engine.sweeps.replay import Replay
-from engine.sweeps.sweep import Readout
 from engine.text.knockouts import select
 from engine.text.prompts import Prompt
 
@@ -99,14 +101,16 @@ class AttentionMasker:
         *,
         layers: Sequence[int] | None = None,
         tokens: Sequence[int] | None = None,
+        **choices: Unpack[Choices],
     ) -> pl.DataFrame:
         """The impact table of ``prompt`` (text or token ids), for the chosen layers and token positions (default: all).
 
         Columns: layer, token_masked, token_position, variant, l2_distance, cosine_distance; undefined cells are null.
-        Costs about one forward pass for a short prompt. Raises ``PromptError``, ``SelectionError``, ``NumbersError``
+        Costs about one forward pass for a short prompt. ``choices`` ask another question, see ``Choices``: with
+        ``read="output"`` the answer is the effects table. Raises ``PromptError``, ``SelectionError``, ``NumbersError``
         and, when memory runs out, ``DeviceError``.
         """
-        return self.measure(prompt, layers=layers, tokens=tokens).table()
+        return self.measure(prompt, layers=layers, tokens=tokens, **choices).table()
 
     def measure(
         self,
@@ -115,20 +119,21 @@ class AttentionMasker:
         layers: Sequence[int] | None = None,
         tokens: Sequence[int] | None = None,
         next_tokens: int = 0,
-        watch: Callable[[Iterable[Readout]], Iterable[Readout]] = iter,
-    ) -> Impact:
+        watch: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+        **choices: Unpack[Choices],
+    ) -> Impact | Effect:
         """As ``run``, with the labels beside the numbers and, if asked, the ``next_tokens`` likeliest next tokens.
 
         ``watch`` wraps the layers as they pass, for a progress bar.
         """
         self._take_edits()
-        chosen = select(layers, len(self.decoder.layers), what="layer")
-        (job,) = self._measuring.jobs([prompt], chosen, tokens)
+        task = self._task(layers, tokens, choices)
+        (job,) = self._measuring.preparing(task).jobs([prompt])
         if isinstance(job, ImpactError):
             raise job
         self._settle()
-        (impact,) = self._measuring.measure([job], chosen, next_tokens=next_tokens, watch=watch)
-        return impact
+        ways = {"next_tokens": next_tokens, "watch": watch}
+        return Schedule(self.decoder).run({0: job}, lambda jobs: self._measuring.measure(jobs, task, **ways))[0]
 
     def run_many(
         self,
@@ -137,6 +142,7 @@ class AttentionMasker:
         layers: Sequence[int] | None = None,
         tokens: Sequence[int] | None = None,
         rejected: Callable[[Any, ImpactError], object] | None = None,
+        **choices: Unpack[Choices],
     ) -> Iterator[tuple[Any, pl.DataFrame]]:
         """(id, impact table) of every prompt, in the order in which they come, as ``run`` would give it.
 
@@ -145,7 +151,7 @@ class AttentionMasker:
         reason; without it, the error is raised, after the tables before it. Results agree with those of ``run`` within
         rounding. Raises ``PromptError`` when ``prompts`` is a single text, or nothing that can be iterated.
         """
-        impacts = self.measure_many(prompts, layers=layers, tokens=tokens, rejected=rejected)
+        impacts = self.measure_many(prompts, layers=layers, tokens=tokens, rejected=rejected, **choices)
         return ((prompt_id, impact.table()) for prompt_id, impact in impacts)
 
     def measure_many(
@@ -155,18 +161,19 @@ class AttentionMasker:
         layers: Sequence[int] | None = None,
         tokens: Sequence[int] | None = None,
         rejected: Callable[[Any, ImpactError], object] | None = None,
-    ) -> Iterator[tuple[Any, Impact]]:
+        **choices: Unpack[Choices],
+    ) -> Iterator[tuple[Any, Impact | Effect]]:
         """As ``run_many``, with the labels beside the numbers."""
         if isinstance(prompts, str) or not isinstance(prompts, Iterable):
             raise PromptError(f"many prompts are a list, a mapping or any other iterable, not {prompts!r:.80}; see run")
         self._take_edits()
         self._settle(again=True)
-        chosen = select(layers, len(self.decoder.layers), what="layer")
+        task = self._task(layers, tokens, choices)
         return measured_in_order(
             prompts.items() if isinstance(prompts, Mapping) else enumerate(prompts),
             schedule=Schedule(self.decoder),
-            prepare=lambda window: self._measuring.jobs(window, chosen, tokens),
-            measure=lambda jobs: self._measuring.measure(jobs, chosen),
+            prepare=self._measuring.preparing(task).jobs,
+            measure=lambda jobs: self._measuring.measure(jobs, task),
             reject=rejected or _raise,
         )
 
@@ -186,12 +193,13 @@ class AttentionMasker:
         ray: str | None = None,
         watch: Callable[[State], object] = lambda state: None,
         note: Callable[[str], object] = lambda text: None,
+        **question: Unpack[Choices],
     ) -> Manifest:
         """Measure a set of prompts of any size into a dataset in ``directory``; its manifest. See ``read_results``.
 
         ``prompts``: the path of a ``.txt``, ``.jsonl``, ``.csv`` or ``.parquet`` file, ``-`` for standard input, a
         mapping of ids to prompts, or any iterable. The same call goes on where a run stopped, for whatever reason;
-        ``overwrite`` replaces what is there. The work is done here, by ``workers`` processes, or on the Ray cluster at
+        ``overwrite`` replaces what is there. ``question``: as in ``run``. The work is done here, by ``workers`` processes, or on the Ray cluster at
         ``ray`` ("local" starts one). ``watch`` is told the state after every part, ``note`` what went wrong on the way.
         Raises ``InputError``, ``ResultsError`` for a folder of something else or a full disk, and ``Interrupted``.
         """
@@ -199,7 +207,9 @@ class AttentionMasker:
         given = id_column is not None or isinstance(prompts, Mapping)
         choices = {"prompt_column": prompt_column, "id_column": id_column, "limit": limit, "ids": IDS[given]}
         kernel = None if overwrite else recorded_kernel(directory)
-        blueprint = self.draw_dataset(layers=layers, tokens=tokens, form=form, kernel=kernel, **choices)
+        blueprint = self.draw_dataset(
+            layers=layers, tokens=tokens, form=form, kernel=kernel, question=question, **choices
+        )
         ways: dict[str, Any] = {"staff": staff, "overwrite": overwrite, "watch": watch, "note": note}
         return make_dataset(blueprint, prompts, directory, measuring=self._measuring, **ways)
 
@@ -210,6 +220,7 @@ class AttentionMasker:
         tokens: Sequence[int] | None,
         form: str,
         kernel: Mapping[str, Any] | None,
+        question: Choices,
         **choices: Any,
     ) -> Blueprint:
         """What a dataset of this model is made with. ``kernel``: what it was begun with; ``choices``: of input."""
@@ -219,19 +230,22 @@ class AttentionMasker:
         with keeping_to(kernel["product"] if kernel else None):
             if kernel is None or kernel["packed"]:
                 self._settle(again=True)
-        chosen = select(layers, len(self.decoder.layers), what="layer")
-        positions = None if tokens is None else select(tokens, self.decoder.max_positions, what="token")
+        task = self._task(layers, tokens, question)
+        self._measuring.preparing(task)  # What cannot be asked of this model is refused before anything is written.
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.decoder)
         return draw(
-            self._measuring,
-            source=self._source,
-            fingerprint=self._fingerprint,
-            layers=chosen,
-            tokens=positions,
-            form=form,
-            choices=choices,
+            self._measuring, source=self._source, fingerprint=self._fingerprint, task=task, form=form, choices=choices
         )
+
+    def _task(self, layers: Sequence[int] | None, tokens: Sequence[int] | None, choices: Choices) -> Task:
+        """What is asked of every prompt. Raises ``SelectionError``."""
+        question = ask(choices)
+        chosen = select(layers, len(self.decoder.layers), what="layer")
+        if question.window is None and question.read == "output" and layers is not None:
+            raise SelectionError("--cut all hides in all layers and is read at the output; leave --layers out")
+        positions = None if tokens is None else select(tokens, self.decoder.max_positions, what="token")
+        return Task(chosen, positions, question)
 
     def _take_edits(self) -> None:
         """Read a held model again if its weights were replaced or edited since they were read."""
@@ -263,13 +277,14 @@ def run_masking_experiment(
     dtype: str | torch.dtype = "float32",
     layers: Sequence[int] | None = None,
     tokens: Sequence[int] | None = None,
+    **choices: Unpack[Choices],
 ) -> pl.DataFrame:
     """Load ``model``, measure one prompt and return its impact table; see ``AttentionMasker`` for the arguments.
 
     For several prompts, load once: ``AttentionMasker.from_pretrained(...)`` and then ``run`` for each.
     """
     masker = AttentionMasker.from_pretrained(model, device=device, dtype=dtype)
-    return masker.run(prompt, layers=layers, tokens=tokens)
+    return masker.run(prompt, layers=layers, tokens=tokens, **choices)
 
 
 def _raise(prompt_id: Any, error: ImpactError) -> None:

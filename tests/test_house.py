@@ -10,7 +10,7 @@ import pytest
 
 ENGINE = Path(__file__).parent.parent / "engine"
 ORDER = [
-    *("errors", "files", "tables.table", "tables.results"),
+    *("errors", "files", "tables.table", "tables.effects", "tables.results"),
     *(f"findings.{name}" for name in ("cells", "sums", "quantiles", "analysis", "terminal", "report")),
     *(f"questions.{name}" for name in ("indices", "words", "heads", "question")),
     *(f"text.{name}" for name in ("knockouts", "forks", "plans", "pieces", "chat", "prompts", "characters", "spans", "groups", "rules")),
@@ -20,7 +20,7 @@ ORDER = [
     *("model.sources", "model.weights", "model.checkpoints", "model.fingerprint"),
     *(f"sweeps.{name}" for name in ("probe", "sweep", "distances", "passes", "capture", "replay")),
     *("sweeps.travelling", "sweeps.reads", "sweeps.answers"),
-    *(f"runs.{name}" for name in ("jobs", "impact", "effect", "schedule", "many", "preparing", "measuring")),
+    *(f"runs.{name}" for name in ("jobs", "impact", "effect", "labelled", "preparing", "trips", "measuring", "schedule", "many")),
     *(f"inputs.{name}" for name in ("entries", "fields", "formats", "columnar", "prompt_files", "unique")),
     *(f"datasets.{name}" for name in ("shards", "orders", "manifest", "folder", "frames", "worker", "blueprint")),
     *(f"datasets.{name}" for name in ("feed", "merging", "progress", "stopping", "production", "reading")),

@@ -9,9 +9,14 @@ from engine.datasets.manifest import Manifest, new_manifest
 from engine.datasets.orders import Order
 from engine.kernels.products import cpu_product
 from engine.model.fingerprint import rope_probe
+from engine.questions.question import ask
+from engine.runs.jobs import Task
 from engine.runs.measuring import Measuring
 from engine.runs.schedule import Schedule
+from engine.sweeps.probe import probe_of
 
+QUERIES_OF_ALL = 16
+"""How many queries a masked token has on average when all are read: of a prompt of 32 tokens."""
 EMBEDDED = "embedded demo model"
 
 
@@ -36,7 +41,10 @@ class Blueprint:
     @property
     def rows_per_token(self) -> int:
         """Rows of the impact table that a masked token gives."""
-        return len(self.settings["layers"]) * (2 + int(self.model["heads"]))
+        question = ask(self.settings["question"])
+        queries = QUERIES_OF_ALL if question.query == "all" else 1 if question.query == "last" else len(question.query)
+        sites = 1 if question.read == "output" else len(probe_of(question).names(int(self.model["heads"])))
+        return len(self.settings["layers"]) * sites * queries
 
     def manifest(self, *, source_name: str) -> Manifest:
         """The manifest of a new dataset of the prompts in ``source_name``."""
@@ -53,6 +61,7 @@ class Blueprint:
             dtype=source.dtype,
             layers=tuple(settings["layers"]),
             tokens=None if settings["tokens"] is None else tuple(settings["tokens"]),
+            question=settings["question"],
             run_id=run_id,
             fingerprint=manifest["model"]["fingerprint"],
             form=settings["format"],
@@ -67,8 +76,7 @@ def draw(
     *,
     source: Source | None,
     fingerprint: str,
-    layers: tuple[int, ...],
-    tokens: tuple[int, ...] | None,
+    task: Task,
     form: str,
     choices: dict[str, Any],
 ) -> Blueprint:
@@ -88,8 +96,9 @@ def draw(
     settings = {
         "dtype": str(decoder.dtype if source is None else source.dtype).removeprefix("torch."),
         "device": decoder.device.type,
-        "layers": list(layers),
-        "tokens": None if tokens is None else list(tokens),
+        "layers": list(task.layers),
+        "tokens": None if task.tokens is None else list(task.tokens),
+        "question": task.question.words(),
         "format": form,
         **choices,
     }

@@ -12,8 +12,8 @@ import polars as pl
 
 from engine.datasets.shards import Shard
 from engine.inputs.entries import Entry
-from engine.runs.impact import Impact
-from engine.tables.table import PROMPT_ID, build_tables
+from engine.runs.measuring import Found
+from engine.tables.table import PROMPT_ID
 
 PROMPT_COLUMNS = (PROMPT_ID, "input_row", "text", "num_tokens")
 TAKEN = re.compile(rf"(input_)*({'|'.join(PROMPT_COLUMNS)})")
@@ -27,14 +27,14 @@ class Measured:
     """A shard with what became of each of its entries: its impact, or the reason why there is none."""
 
     shard: Shard
-    outcomes: tuple[Impact | str, ...]
+    outcomes: tuple[Found | str, ...]
     seconds: float
     halvings: int
 
     @property
-    def impacts(self) -> list[tuple[Entry, Impact]]:
+    def impacts(self) -> list[tuple[Entry, Found]]:
         pairs = zip(self.shard.entries, self.outcomes, strict=True)
-        return [(entry, found) for entry, found in pairs if isinstance(found, Impact)]
+        return [(entry, found) for entry, found in pairs if not isinstance(found, str)]
 
     @property
     def rejected(self) -> list[tuple[Entry, str]]:
@@ -60,19 +60,12 @@ def empty_frame(table: str) -> pl.DataFrame:
     return _rejected([]) if table == "rejected" else pl.DataFrame(schema=schemas[table])
 
 
-def _impacts(pairs: list[tuple[Entry, Impact]]) -> pl.DataFrame:
+def _impacts(pairs: list[tuple[Entry, Found]]) -> pl.DataFrame:
     impacts = [impact for _, impact in pairs]
-    return build_tables(
-        [impact.distances for impact in impacts],
-        prompt_ids=_ids(pairs),
-        layers=impacts[0].layers,
-        positions=[impact.tokens for impact in impacts],
-        pieces=[[impact.prompt.pieces[position] for position in impact.tokens] for impact in impacts],
-        variants=impacts[0].variants,
-    )
+    return type(impacts[0]).tables(impacts, _ids(pairs))
 
 
-def _prompts(pairs: list[tuple[Entry, Impact]]) -> pl.DataFrame:
+def _prompts(pairs: list[tuple[Entry, Found]]) -> pl.DataFrame:
     entries = [entry for entry, _ in pairs]
     known = {
         PROMPT_ID: pl.Series(_ids(pairs)),
@@ -83,15 +76,22 @@ def _prompts(pairs: list[tuple[Entry, Impact]]) -> pl.DataFrame:
     return pl.DataFrame(known | _users_columns([entry.columns for entry in entries]))
 
 
-def _tokens(pairs: list[tuple[Entry, Impact]]) -> pl.DataFrame:
+def _tokens(pairs: list[tuple[Entry, Found]]) -> pl.DataFrame:
     prompts = [impact.prompt for _, impact in pairs]
     lengths = [len(prompt) for prompt in prompts]
+    notes = {"role": pl.String, "is_special": pl.Boolean} if prompts[0].roles else {}
+    marks = {"role": "roles", "is_special": "special"}
+    more = {
+        name: pl.Series(list(chain.from_iterable(getattr(p, marks[name]) for p in prompts)), dtype=kind)
+        for name, kind in notes.items()
+    }
     return pl.DataFrame(
         {
             PROMPT_ID: pl.Series(_ids(pairs))[np.repeat(np.arange(len(prompts)), lengths)],
             "token_position": np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
             "token_id": pl.Series(list(chain.from_iterable(p.token_ids for p in prompts)), dtype=pl.Int32),
             "token": pl.Series(list(chain.from_iterable(p.pieces for p in prompts)), dtype=pl.String),
+            **more,
         }
     )
 
@@ -109,7 +109,7 @@ def _rejected(pairs: list[tuple[Entry, str]]) -> pl.DataFrame:
     )
 
 
-def _ids(pairs: list[tuple[Entry, Impact]]) -> list[Any]:
+def _ids(pairs: list[tuple[Entry, Found]]) -> list[Any]:
     """Numbers if all ids are numbers, else texts."""
     ids = [entry.prompt_id for entry, _ in pairs]
     return ids if all(isinstance(each, int) for each in ids) else _texts(ids)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from engine.questions.question import Choices
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
@@ -14,6 +16,7 @@ class Order:
     dtype: str
     layers: tuple[int, ...]
     tokens: tuple[int, ...] | None
+    question: Choices = field(default_factory=Choices)
     run_id: str
     """Names the folder for unfinished files: what an orphan of another run writes goes nowhere."""
     fingerprint: str | None = None

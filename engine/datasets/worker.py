@@ -18,10 +18,13 @@ from engine.datasets.shards import Shard
 from engine.errors import ModelError
 from engine.kernels.products import keeping_to
 from engine.model.devices import trim_memory
+from engine.questions.question import ask
+from engine.runs.effect import Effect
 from engine.runs.impact import Impact
+from engine.runs.jobs import Job, Task
 from engine.runs.many import measured
-from engine.runs.measuring import Measuring
-from engine.runs.schedule import Job, Schedule
+from engine.runs.measuring import Found, Measuring
+from engine.runs.schedule import Schedule
 
 WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
     "parquet": lambda frame, path: frame.write_parquet(path, compression="zstd"),
@@ -43,6 +46,8 @@ class Worker:
         self._order, self._measuring = order, measuring
         self._folder = Folder(Path(order.folder), order.form)
         self._schedule = Schedule(measuring.decoder, rows=order.rows_per_pass)
+        self._task = Task(order.layers, order.tokens, ask(order.question))
+        self._preparing = measuring.preparing(self._task)
 
     @classmethod
     def from_order(cls, order: Order) -> "Worker":
@@ -73,7 +78,7 @@ class Worker:
         started, halvings = time.perf_counter(), self._schedule.halvings
         prompts = [entry for entry in shard.entries if entry.defect is None]
         with keeping_to(self._order.product):
-            jobs = self._measuring.jobs([e.prompt for e in prompts], self._order.layers, self._order.tokens)
+            jobs = self._preparing.jobs([e.prompt for e in prompts], [e.prompt_id for e in prompts])
             found = measured(jobs, schedule=self._schedule, measure=self._pass)
         of = {entry.row: found[place] for place, entry in enumerate(prompts)}
         outcomes = tuple(_outcome(of.get(entry.row, entry.defect)) for entry in shard.entries)
@@ -99,14 +104,14 @@ class Worker:
             trim_memory()
         return receipt
 
-    def _pass(self, jobs: list[Job]) -> list[Impact]:
+    def _pass(self, jobs: list[Job]) -> list[Found]:
         if self.stop.is_set():
             raise Stopped
-        return self._measuring.measure(jobs, self._order.layers)
+        return self._measuring.measure(jobs, self._task)
 
 
-def _outcome(found: Any) -> Impact | str:
-    return found if isinstance(found, Impact) else " ".join(str(found).split())
+def _outcome(found: Any) -> Found | str:
+    return found if isinstance(found, Impact | Effect) else " ".join(str(found).split())
 
 
 def _counts(tables: dict[str, pl.DataFrame]) -> dict[str, int]:

@@ -4,8 +4,8 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypedDict, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypedDict, cast, get_args
 
 from engine.errors import SelectionError
 from engine.questions.heads import HeadChoice, read_heads
@@ -77,6 +77,30 @@ class Question:
     def is_local(self) -> bool:
         """Whether every layer is cut on its own and read at once, so that no effect travels."""
         return self.window == 1 and self.read == "layer"
+
+    def words(self) -> Choices:
+        """The choices that make this question again, those that differ from the default; JSON holds them."""
+        cut = "all" if self.window is None else "layer" if self.window == 1 else f"window:{self.window}"
+        heads = None if self.heads is None else [list(pair) for pair in self.heads.pairs]
+        mask = self.mask if isinstance(self.mask, str) else _listed(self.mask)
+        own = {"cut": cut, "heads": heads, "mask": mask}
+        words = {name: own.get(name, getattr(self, name, None)) for name in Choices.__annotations__}
+        return _plain({name: word for name, word in words.items() if word != DEFAULTS[name]})
+
+
+DEFAULTS: dict[str, Any] = {"cut": "layer", "hidden_from": "all", "mask": "tokens", "heads": None} | {
+    each.name: each.default for each in fields(Question) if each.name not in ("window", "heads", "mask", "hidden_from")
+}
+
+
+def _listed(mask: Sequence[Sequence[int]] | Mapping[str, Sequence[int]]) -> Any:
+    if isinstance(mask, Mapping):
+        return {str(name): list(group) for name, group in mask.items()}
+    return [list(group) for group in mask]
+
+
+def _plain(words: dict[str, Any]) -> Choices:
+    return cast("Choices", {name: list(word) if isinstance(word, tuple) else word for name, word in words.items()})
 
 
 def ask(choices: Choices) -> Question:

@@ -3,14 +3,21 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
+from itertools import chain, groupby
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from engine.questions.question import Question
 from engine.text.plans import Itinerary, Plan, itinerary
 from engine.text.prompts import Prompt
+
+
+def in_order(parts: Sequence[Sequence[Any]], order: Int[np.ndarray, " v"]) -> tuple[Any, ...]:
+    """The values of all parts, in the order of their places."""
+    values = list(chain.from_iterable(parts))
+    return tuple(values[place] for place in order)
 
 
 @dataclass(frozen=True)

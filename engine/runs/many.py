@@ -4,16 +4,17 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from engine.errors import ImpactError, NumbersError, OutOfMemoryError
-from engine.runs.impact import Impact
-from engine.runs.schedule import Job, Schedule
+from engine.runs.jobs import Job
+from engine.runs.measuring import Found
+from engine.runs.schedule import Schedule
 
 FIRST_AHEAD, MOST_AHEAD = 16, 512
 """Prompts that are sorted by length together: few at first, for early results, then twice as many each time. More find
 closer companions, and hold more results back."""
 
 Prepare = Callable[[list[Any]], list[Job | ImpactError]]
-Measure = Callable[[list[Job]], list[Impact]]
-Outcomes = dict[int, Impact | ImpactError]
+Measure = Callable[[list[Job]], list[Found]]
+Outcomes = dict[int, Found | ImpactError]
 
 
 def measured_in_order(
@@ -23,7 +24,7 @@ def measured_in_order(
     prepare: Prepare,
     measure: Measure,
     reject: Callable[[Any, ImpactError], object],
-) -> Iterator[tuple[Any, Impact]]:
+) -> Iterator[tuple[Any, Found]]:
     """(id, impact) of every (id, prompt) but those handed to ``reject`` with the reason, which may raise it.
 
     Whatever ends the stream, an iterable that fails or ``reject``, the prompts before come first.

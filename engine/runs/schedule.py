@@ -1,18 +1,14 @@
 """Which prompts share a pass: sorted by length, as many at once as the device works best with and has memory for."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, Self, TypeVar
 
-import numpy as np
 import torch
-from jaxtyping import Bool
 
 from engine.errors import OutOfMemoryError
 from engine.model.decoder import Decoder
 from engine.model.devices import free_bytes
-from engine.text.knockouts import Knockouts
-from engine.text.prompts import Prompt
+from engine.runs.jobs import Job
 
 MOST_ROWS = {"cpu": 1 << 10, "cuda": 1 << 15}
 """Rows beyond which more at once gain nothing: a processor's products are at their best with a few hundred."""
@@ -22,21 +18,18 @@ calls cost more than the arithmetic."""
 SHARE_OF_FREE_MEMORY = 0.25
 """What a pass may take; the rest is for the tables, and for others on the machine."""
 Key = TypeVar("Key")
-Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Job:
-    """A prompt that is ready to be measured; ``undefined`` are the cells without a value."""
+class Joinable(Protocol):
+    """What is measured of a job, and can be put together from its parts."""
 
-    prompt: Prompt
-    knockouts: Knockouts
-    undefined: Bool[np.ndarray, "l v"]
+    def joined(self, parts: Sequence[tuple[list[int], Self]]) -> Self:
+        """This, the first of the parts, with the others; each comes with the places of its cases."""
+        ...
 
-    @property
-    def num_rows(self) -> int:
-        """Rows of a layer: one per token and one per variant."""
-        return len(self.prompt) + len(self.knockouts.masked)
+
+Result = TypeVar("Result", bound=Joinable)
+Measure = Callable[[list[Job]], list[Result]]
 
 
 class Schedule:
@@ -47,44 +40,62 @@ class Schedule:
 
     def __init__(self, decoder: Decoder, *, rows: int | None = None) -> None:
         most = rows or _most_rows(decoder)
-        in_memory = SHARE_OF_FREE_MEMORY * free_bytes(decoder.device) / _bytes_per_row(decoder)
-        self.rows = max(1, min(most, int(in_memory)))
+        self._in_memory = max(1, int(SHARE_OF_FREE_MEMORY * free_bytes(decoder.device) / _bytes_per_row(decoder)))
+        self.rows = min(most, self._in_memory)
         self._same_length = decoder.rope_by_length
         self.halvings = 0
 
     def batches(self, jobs: Mapping[Key, Job]) -> Iterator[list[Key]]:
         """Keys of jobs that share a pass, longest prompts first: what does not fit shows at once."""
         batch: list[Key] = []
-        rows = length = 0
+        rows = 0
         for key in sorted(jobs, key=lambda key: -jobs[key].num_rows):
             job = jobs[key]
-            # Rotary tables that rescale by the longest prompt are for prompts of that length only.
-            fits = rows + job.num_rows <= self.rows and (not self._same_length or len(job.prompt) == length)
-            if batch and not fits:
+            if batch and not (rows + job.num_rows <= self.rows and self._share(job, jobs[batch[-1]])):
                 yield batch
                 batch, rows = [], 0
             batch.append(key)
-            rows, length = rows + job.num_rows, len(job.prompt)
+            rows += job.num_rows
         if batch:
             yield batch
 
-    def run(self, jobs: dict[Key, Job], measure: Callable[[list[Job]], list[Result]]) -> dict[Key, Result]:
-        """What ``measure`` makes of these jobs, in halves where all at once do not fit.
+    def _share(self, one: Job, other: Job) -> bool:
+        """Whether two jobs can share a pass. Rotary tables that rescale by the longest prompt are for prompts of that
+        length only, and runs of their own lie side by side only if they are the same.
+        """
+        if one.windows:
+            return one.companions == other.companions
+        return not self._same_length or len(one.prompt) == len(other.prompt)
 
-        Raises ``OutOfMemoryError`` for a single prompt that does not fit.
+    def run(self, jobs: dict[Key, Job], measure: Measure[Result]) -> dict[Key, Result]:
+        """What ``measure`` makes of these jobs, in halves where all at once do not fit, down to parts of a single one.
+
+        Raises ``OutOfMemoryError`` for a single case that does not fit.
         """
         try:
-            return dict(zip(jobs, measure(list(jobs.values())), strict=True))
-        except OutOfMemoryError:
             if len(jobs) == 1:
+                return {key: self._in_parts(job, measure) for key, job in jobs.items()}
+            return dict(zip(jobs, measure([*jobs.values()]), strict=True))
+        except OutOfMemoryError:
+            if len(jobs) == 1 and not self._can_shrink(*jobs.values()):
                 raise
         half = sum(job.num_rows for job in jobs.values()) // 2  # of this batch: others were planned with it
         self.rows, self.halvings = max(1, min(self.rows, half)), self.halvings + 1
+        self._in_memory = max(1, min(self._in_memory, 2 * half) // 2)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         pairs = list(jobs.items())
-        middle = len(pairs) // 2
-        return self.run(dict(pairs[:middle]), measure) | self.run(dict(pairs[middle:]), measure)
+        middle = (len(pairs) + 1) // 2
+        return self.run(dict(pairs[:middle]), measure) | (self.run(dict(pairs[middle:]), measure) if pairs[middle:] else {})
+
+    def _in_parts(self, job: Job, measure: Measure[Result]) -> Result:
+        """What ``measure`` makes of one job, in as many parts as memory needs."""
+        found = [(cases, measure([part])[0]) for cases, part in job.parts(self._in_memory)]
+        return found[0][1] if len(found) == 1 else found[0][1].joined(found)
+
+    def _can_shrink(self, job: Job) -> bool:
+        """Whether smaller parts of a job would hold less: its tokens are in each of them."""
+        return job.num_cases > 1 and self._in_memory > len(job.prompt)
 
 
 def _most_rows(decoder: Decoder) -> int:

@@ -4,7 +4,7 @@
 it is built from an array of distances and the labels of its axes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain
 
@@ -21,6 +21,13 @@ IMPACT_SCHEMA: dict[str, type[pl.DataType]] = {
     "cosine_distance": pl.Float32,
 }
 IMPACT_COLUMNS = tuple(IMPACT_SCHEMA)
+LABELS: dict[str, type[pl.DataType]] = {
+    "query_position": pl.Int32,
+    "masked_positions": pl.String,
+    "token_id": pl.Int32,
+    "is_special": pl.Boolean,
+}
+"""Columns behind the others where they were asked for: what is read and hidden."""
 PROMPT_ID = "prompt_id"
 """The column in front where a table holds several prompts."""
 
@@ -57,16 +64,19 @@ def build_tables(
     positions: Sequence[Sequence[int]],
     pieces: Sequence[Sequence[str]],
     variants: Sequence[str],
+    labels: Mapping[str, Sequence[Sequence[object]]] | None = None,
+    cells: Mapping[str, Sequence[Float[np.ndarray, "l _ site"]]] | None = None,
 ) -> pl.DataFrame:
     """The tables of several prompts one after the other, with ``prompt_id`` in front; see ``build_table``.
 
-    Every column is laid out for all prompts at once: a column costs more to make than a short prompt's cells.
+    ``labels`` (by the names of ``LABELS``) are more columns with a value for each position, ``cells`` with one for each
+    cell. Every column is laid out for all prompts at once: a column costs more to make than a short prompt's cells.
     """
     axes = cache(lambda count: _axes((len(layers), count, len(variants))))
     layer, token, variant = (np.concatenate(axis) for axis in zip(*(axes(len(p)) for p in positions), strict=True))
-    rows = [cells[..., 0].size for cells in distances]
+    rows = [each[..., 0].size for each in distances]
     token += np.repeat(np.cumsum([0, *map(len, positions[:-1])]), rows)
-    cells = np.concatenate([cells.reshape(-1, 2) for cells in distances])
+    numbers = np.concatenate([each.reshape(-1, 2) for each in distances])
     kind = pl.Enum(list(variants))
     return pl.DataFrame(
         {
@@ -75,8 +85,16 @@ def build_tables(
             "token_masked": pl.Series(list(chain.from_iterable(pieces)), dtype=pl.String)[token],
             "token_position": np.fromiter(chain.from_iterable(positions), np.int32)[token],
             "variant": pl.Series(list(variants), dtype=kind)[variant],
-            "l2_distance": pl.Series(cells[:, 0], nan_to_null=True),
-            "cosine_distance": pl.Series(cells[:, 1], nan_to_null=True),
+            "l2_distance": pl.Series(numbers[:, 0], nan_to_null=True),
+            "cosine_distance": pl.Series(numbers[:, 1], nan_to_null=True),
+        }
+        | {
+            name: pl.Series(list(chain.from_iterable(values)), dtype=LABELS[name])[token]
+            for name, values in (labels or {}).items()
+        }
+        | {
+            name: pl.Series(np.concatenate([each.ravel() for each in arrays]), nan_to_null=True)
+            for name, arrays in (cells or {}).items()
         }
     )
 

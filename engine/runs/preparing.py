@@ -1,0 +1,133 @@
+"""Prompts to jobs: what each prompt's cases are, and which of their cells have no value."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from engine.errors import ImpactError, ModelError, PromptError, SelectionError
+from engine.model.decoder import Decoder
+from engine.runs.jobs import Job, Task
+from engine.text.plans import Plan, plan_cases, windows_of
+from engine.text.prompts import Prompt, Reading, read_prompts
+from engine.text.rules import read_rule
+
+Outline = tuple[Plan, tuple[int, ...], Bool[np.ndarray, "l v"]]
+"""A plan, the group of each case, and the undefined cells."""
+
+
+class Preparing:
+    """One task, ready for any number of prompts.
+
+    Raises ``SelectionError`` for a task that this model cannot be given, ``InputError`` for a file of spans that cannot
+    be read, and ``ModelError`` where text is needed that the model has no tokenizer for.
+    """
+
+    def __init__(self, decoder: Decoder, tokenizer: Any, task: Task) -> None:
+        question = task.question
+        self._decoder, self._tokenizer, self._task = decoder, tokenizer, task
+        self._rule = read_rule(question.mask, tokens=task.tokens, skip_special=question.skip_special)
+        num_layers, num_heads = len(decoder.layers), decoder.heads.num_heads
+        heads = None if question.heads is None else question.heads.grid(num_layers, num_heads)
+        self._whole = np.ones(num_layers, dtype=bool) if heads is None else heads.all(axis=1)
+        self._answer = self._answer_tokens()
+        special = self._rule.needs_special or "is_special" in question.columns
+        self._reading = Reading(question.chat, question.system, self._rule.needs_offsets, special)
+        self._outlines: dict[int, Outline | ImpactError] = {}
+
+    def jobs(self, prompts: Sequence[Any], prompt_ids: Sequence[Any] | None = None) -> list[Job | ImpactError]:
+        """The prompts, read, with their cases; in the place of one that cannot be measured, why not."""
+        limits = {"vocab_size": self._decoder.vocab_size, "max_positions": self._max_positions}
+        found = read_prompts(prompts, self._tokenizer, reading=self._reading, **limits)
+        ids = range(len(prompts)) if prompt_ids is None else prompt_ids
+        return [self._job(prompt, prompt_id) for prompt, prompt_id in zip(found, ids, strict=True)]
+
+    @property
+    def _max_positions(self) -> int:
+        return self._decoder.max_positions - max(0, len(self._answer) - 1)
+
+    def _job(self, prompt: Prompt | ImpactError, prompt_id: Any) -> Job | ImpactError:
+        if isinstance(prompt, ImpactError):
+            return prompt
+        try:
+            outline, names = self._outlined(prompt, prompt_id)
+        except ImpactError as error:
+            return error
+        if isinstance(outline, ImpactError):
+            return outline
+        plan, group_of, undefined = outline
+        of_cases = tuple(names[group] for group in group_of)
+        return Job(prompt, plan, of_cases, undefined, self._windows, self._answer)
+
+    def _outlined(self, prompt: Prompt, prompt_id: Any) -> tuple[Outline | ImpactError, Sequence[str]]:
+        """The cases of a prompt and the names of its groups. Single tokens are the same for all prompts of a length."""
+        length, question = len(prompt), self._task.question
+        if not self._rule.is_tokens or question.skip_special:
+            groups = self._rule.groups(prompt, prompt_id=prompt_id)
+            return self._outline(groups.positions, length), groups.names
+        if length not in self._outlines:
+            try:
+                groups = self._rule.groups(prompt)
+                self._outlines[length] = self._outline(groups.positions, length)
+            except ImpactError as error:
+                self._outlines[length] = error
+        tokens = self._task.tokens
+        return self._outlines[length], prompt.pieces if tokens is None else [prompt.pieces[t] for t in tokens]
+
+    def _outline(self, groups: Sequence[tuple[int, ...]], num_tokens: int) -> Outline:
+        question = self._task.question
+        plan, group_of = plan_cases(groups, question.query, question.hidden_from, num_tokens=num_tokens)
+        if not len(plan):
+            raise PromptError("nothing can be measured: every chosen token stands after the query; choose others")
+        return plan, group_of, self._undefined(plan)
+
+    def _undefined(self, plan: Plan) -> Bool[np.ndarray, "l v"]:
+        """The cells whose query is left with nothing to attend to, in all heads. Raises ``PromptError`` if all are."""
+        blind = self._blind(plan)
+        task = self._task
+        if task.question.is_local:
+            undefined = blind[list(task.layers)]
+        elif task.question.read == "layer":
+            undefined = np.logical_or.accumulate(blind, axis=0)[list(task.layers)]
+        else:
+            undefined = np.stack([blind[first:last].any(axis=0) for first, last in self._windows])
+        if undefined.all():
+            raise PromptError(
+                "nothing can be measured: every chosen token is the only one that its query attends to; "
+                "choose other tokens, or a longer prompt"
+            )
+        return undefined
+
+    def _blind(self, plan: Plan) -> Bool[np.ndarray, "l v"]:
+        """Where all layers are cut: the cases that leave their query nothing to attend to."""
+        windows = [layer.attention.window for layer in self._decoder.layers]
+        if self._task.question.intervention != "mask":
+            return np.zeros((len(windows), len(plan)), dtype=bool)
+        by_window = {window: plan.undefined(window) for window in set(windows)}
+        return np.stack([by_window[window] & whole for window, whole in zip(windows, self._whole, strict=True)])
+
+    @cached_property
+    def _windows(self) -> tuple[tuple[int, int], ...]:
+        question, num_layers = self._task.question, len(self._decoder.layers)
+        if question.is_local:
+            return ()
+        return tuple(windows_of(question.window, self._task.layers, num_layers))
+
+    def _answer_tokens(self) -> tuple[int, ...]:
+        """The tokens of the chosen answer, as a continuation."""
+        answer, question = self._task.question.answer, self._task.question
+        if answer is None:
+            return ()
+        if self._tokenizer is None:
+            raise ModelError("this model has no tokenizer, so it reads no answer; leave it out")
+        tokens = tuple(self._tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"])
+        if not tokens:
+            raise SelectionError("the answer is empty; give the text that follows the prompt, or leave it out")
+        if len(tokens) > 1 and question.query != "last":
+            raise SelectionError(
+                f"the answer {answer!r:.60} has {len(tokens)} tokens, which follow the last position; choose --query "
+                "last, or an answer of one token"
+            )
+        return tokens
