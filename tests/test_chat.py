@@ -21,6 +21,13 @@ LLAMA_3 = (
     "{{ '<|bos|>' }}{% for m in messages %}{{ '<|head|>' + m.role + '<|/head|>\n\n' + m.content | trim + '<|eot|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|head|>assistant<|/head|>\n\n' }}{% endif %}"
 )
+LLAMA_3_DATED = (
+    "{% if messages[0].role == 'system' %}{% set said = messages[0].content | trim %}{% set rest = messages[1:] %}"
+    "{% else %}{% set said = '' %}{% set rest = messages %}{% endif %}"
+    "{{ '<|bos|><|head|>system<|/head|>\n\nKnowledge: December\n\n' + said + '<|eot|>' }}"
+    "{% for m in rest %}{{ '<|head|>' + m.role + '<|/head|>\n\n' + m.content | trim + '<|eot|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|head|>assistant<|/head|>\n\n' }}{% endif %}"
+)
 NO_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('System role\n not supported') }}{% endif %}" + CHATML
 )
@@ -91,6 +98,14 @@ def test_a_system_turn_of_the_templates_own_is_the_systems():
     assert said_by(chat("is", OWN_SYSTEM, system="The"), "system") == "<|im_start|>system\nThe<|im_end|>\n"
 
 
+def test_a_system_turn_that_is_always_there_is_the_systems():
+    for system in (None, "Be kind"):
+        prompt = chat("The", LLAMA_3_DATED, system=system)
+        before = f"<|bos|><|head|>system<|/head|>\n\nKnowledge: December\n\n{system or ''}<|eot|>"
+        assert said_by(prompt, "system") == before
+        assert said_by(prompt, "user") == "<|head|>user<|/head|>\n\nThe<|eot|>"
+
+
 def test_a_system_text_inside_the_users_turn_is_told_by_its_words():
     prompt = chat("The capital", INSIDE, system="Be kind")
     assert said_by(prompt, "system").endswith("Be kind")
@@ -130,7 +145,7 @@ def test_words_of_the_template_are_not_taken_for_the_prompt():
 
 
 @pytest.mark.parametrize("kind", [byte_level, sentencepiece])
-@pytest.mark.parametrize("template", [CHATML, OWN_SYSTEM, LLAMA_3, INSIDE, BY_LENGTH, LAST_ENDS])
+@pytest.mark.parametrize("template", [CHATML, OWN_SYSTEM, LLAMA_3, LLAMA_3_DATED, INSIDE, BY_LENGTH, LAST_ENDS])
 def test_the_tokens_of_the_prompt_cover_its_characters(template, kind):
     draw = random.Random(0)
     for _ in range(15):

@@ -44,9 +44,12 @@ class Conversation:
         return tuple(self._role(start, max(end, start + 1)) for start, end in offsets)
 
     def _role(self, start: int, end: int) -> str | None:
+        for first, past, role in self.parts:
+            if first <= start and end <= past:
+                return role
         shared = [(min(end, past) - max(start, first), role) for first, past, role in self.parts]
-        most, role = max(shared, key=lambda each: each[0], default=(0, None))
-        return role if most > 0 else None
+        most, largest = max(shared, key=lambda each: each[0], default=(0, None))
+        return largest if most > 0 else None
 
 
 @dataclass(frozen=True)
