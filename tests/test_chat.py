@@ -39,6 +39,7 @@ INSIDE = (
 BY_LENGTH = "{{ messages | length }} turns: " + CHATML
 LAST_ENDS = "{% for m in messages %}{{ m.role + ': ' + m.content + ('<|eot|>' if loop.last else '\n') }}{% endfor %}"
 BY_WORDS = "{% if 'loud' in messages[-1].content %}{{ '<|bos|>' }}{% endif %}" + CHATML
+NO_SIGNS = "{% if '\ue000' in messages[-1].content %}{{ raise_exception('no such signs') }}{% endif %}" + CHATML
 SHOUTING = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
 NO_ROLE_ALONE = (
     "{% if messages[-1].role != 'user' %}{{ raise_exception('No user query found in messages.') }}{% endif %}" + CHATML
@@ -135,6 +136,13 @@ def test_a_template_may_look_at_the_words():
     assert said_by(chat("be loud", BY_WORDS), "user") == "<|bos|><|im_start|>user\nbe loud<|im_end|>\n"
     assert said_by(chat("be kind", BY_WORDS), "user") == "<|im_start|>user\nbe kind<|im_end|>\n"
     assert said(chat("be loud", BY_WORDS)) == "be loud"
+
+
+def test_a_template_that_refuses_probes_is_told_by_the_prompts_words():
+    prompt = chat("The capital", NO_SIGNS)
+    assert said_by(prompt, "user") == "<|im_start|>user\nThe capital<|im_end|>\n"
+    with pytest.raises(PromptError, match="cannot be found"):
+        chat("user", NO_SIGNS)
 
 
 def test_words_of_the_template_are_not_taken_for_the_prompt():

@@ -124,7 +124,10 @@ class ChatTemplate:
 
     @cached_property
     def _probed(self) -> Frame | None:
-        return self._frame(PROBES[-len(self._roles) :])
+        try:
+            return self._frame(PROBES[-len(self._roles) :])
+        except PromptError:
+            return None
 
     def _frame(self, contents: Sequence[str]) -> Frame | None:
         """The frame of one conversation; None if its words are not found once and in order."""
@@ -143,11 +146,7 @@ class ChatTemplate:
 
         It is what stands before the user's turn, if it begins as a system turn that was asked for does.
         """
-        asked = ChatTemplate(self._tokenizer, PROBES[0])
-        try:
-            frame = asked._probed
-        except PromptError:
-            return 0
+        frame = ChatTemplate(self._tokenizer, PROBES[0])._probed
         if frame is None or frame.closing[0] is None:
             return 0
         own = before.removesuffix(frame.around[1][frame.closing[0] :])
