@@ -21,6 +21,13 @@ LLAMA_3 = (
     "{{ '<|bos|>' }}{% for m in messages %}{{ '<|head|>' + m.role + '<|/head|>\n\n' + m.content | trim + '<|eot|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|head|>assistant<|/head|>\n\n' }}{% endif %}"
 )
+LLAMA_3_DATED = (
+    "{% if messages[0].role == 'system' %}{% set said = messages[0].content | trim %}{% set rest = messages[1:] %}"
+    "{% else %}{% set said = '' %}{% set rest = messages %}{% endif %}"
+    "{{ '<|bos|><|head|>system<|/head|>\n\nKnowledge: December\n\n' + said + '<|eot|>' }}"
+    "{% for m in rest %}{{ '<|head|>' + m.role + '<|/head|>\n\n' + m.content | trim + '<|eot|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|head|>assistant<|/head|>\n\n' }}{% endif %}"
+)
 NO_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('System role\n not supported') }}{% endif %}" + CHATML
 )
@@ -32,6 +39,7 @@ INSIDE = (
 BY_LENGTH = "{{ messages | length }} turns: " + CHATML
 LAST_ENDS = "{% for m in messages %}{{ m.role + ': ' + m.content + ('<|eot|>' if loop.last else '\n') }}{% endfor %}"
 BY_WORDS = "{% if 'loud' in messages[-1].content %}{{ '<|bos|>' }}{% endif %}" + CHATML
+NO_SIGNS = "{% if '\ue000' in messages[-1].content %}{{ raise_exception('no such signs') }}{% endif %}" + CHATML
 SHOUTING = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
 NO_ROLE_ALONE = (
     "{% if messages[-1].role != 'user' %}{{ raise_exception('No user query found in messages.') }}{% endif %}" + CHATML
@@ -91,6 +99,14 @@ def test_a_system_turn_of_the_templates_own_is_the_systems():
     assert said_by(chat("is", OWN_SYSTEM, system="The"), "system") == "<|im_start|>system\nThe<|im_end|>\n"
 
 
+def test_a_system_turn_that_is_always_there_is_the_systems():
+    for system in (None, "Be kind"):
+        prompt = chat("The", LLAMA_3_DATED, system=system)
+        before = f"<|bos|><|head|>system<|/head|>\n\nKnowledge: December\n\n{system or ''}<|eot|>"
+        assert said_by(prompt, "system") == before
+        assert said_by(prompt, "user") == "<|head|>user<|/head|>\n\nThe<|eot|>"
+
+
 def test_a_system_text_inside_the_users_turn_is_told_by_its_words():
     prompt = chat("The capital", INSIDE, system="Be kind")
     assert said_by(prompt, "system").endswith("Be kind")
@@ -122,6 +138,13 @@ def test_a_template_may_look_at_the_words():
     assert said(chat("be loud", BY_WORDS)) == "be loud"
 
 
+def test_a_template_that_refuses_probes_is_told_by_the_prompts_words():
+    prompt = chat("The capital", NO_SIGNS)
+    assert said_by(prompt, "user") == "<|im_start|>user\nThe capital<|im_end|>\n"
+    with pytest.raises(PromptError, match="cannot be found"):
+        chat("user", NO_SIGNS)
+
+
 def test_words_of_the_template_are_not_taken_for_the_prompt():
     for words in ("user", "<|im_start|>user", "\n", "assistant", "e", "Be kind to the user."):
         prompt = chat(words, OWN_SYSTEM)
@@ -130,7 +153,7 @@ def test_words_of_the_template_are_not_taken_for_the_prompt():
 
 
 @pytest.mark.parametrize("kind", [byte_level, sentencepiece])
-@pytest.mark.parametrize("template", [CHATML, OWN_SYSTEM, LLAMA_3, INSIDE, BY_LENGTH, LAST_ENDS])
+@pytest.mark.parametrize("template", [CHATML, OWN_SYSTEM, LLAMA_3, LLAMA_3_DATED, INSIDE, BY_LENGTH, LAST_ENDS])
 def test_the_tokens_of_the_prompt_cover_its_characters(template, kind):
     draw = random.Random(0)
     for _ in range(15):

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from engine.sweeps.sweep import Limits, Readout, Site
 
+RESOLVED = 8
+"""A vector m = b + Δ of fewer than so many roundings of b is 0 as far as can be told."""
+
 
 def distances(
     baseline: Float[Tensor, "b h c"], delta: Float[Tensor, "m h c"], prompt: Int[Tensor, " m"], *, relative: bool = False
@@ -34,7 +37,8 @@ def distances(
     scale = _wide(ratio[..., 0])
     cosine = size * (1 + along * scale) / moved_size
     close = (_wide(torch.linalg.vector_norm(across, dim=-1)) * scale / moved_size).square() / (1 + cosine)
-    distance = torch.where(cosine > 0, close, 1 - cosine).masked_fill(moved_size == 0, torch.nan)
+    distance = torch.where(cosine > 0, close, 1 - cosine)
+    distance = distance.masked_fill(moved_size <= RESOLVED * torch.finfo(delta.dtype).eps * size, torch.nan)
     l2 = _wide(torch.linalg.vector_norm(unit, dim=-1)) * _wide(largest[..., 0])
     l2 = l2 + 0 * size  # NaN where the baseline is not finite, however small the difference
     metrics = (l2, distance)

@@ -44,9 +44,12 @@ class Conversation:
         return tuple(self._role(start, max(end, start + 1)) for start, end in offsets)
 
     def _role(self, start: int, end: int) -> str | None:
+        for first, past, role in self.parts:
+            if first <= start and end <= past:
+                return role
         shared = [(min(end, past) - max(start, first), role) for first, past, role in self.parts]
-        most, role = max(shared, key=lambda each: each[0], default=(0, None))
-        return role if most > 0 else None
+        most, largest = max(shared, key=lambda each: each[0], default=(0, None))
+        return largest if most > 0 else None
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,10 @@ class ChatTemplate:
 
     @cached_property
     def _probed(self) -> Frame | None:
-        return self._frame(PROBES[-len(self._roles) :])
+        try:
+            return self._frame(PROBES[-len(self._roles) :])
+        except PromptError:
+            return None
 
     def _frame(self, contents: Sequence[str]) -> Frame | None:
         """The frame of one conversation; None if its words are not found once and in order."""
@@ -140,11 +146,7 @@ class ChatTemplate:
 
         It is what stands before the user's turn, if it begins as a system turn that was asked for does.
         """
-        asked = ChatTemplate(self._tokenizer, PROBES[0])
-        try:
-            frame = asked._probed
-        except PromptError:
-            return 0
+        frame = ChatTemplate(self._tokenizer, PROBES[0])._probed
         if frame is None or frame.closing[0] is None:
             return 0
         own = before.removesuffix(frame.around[1][frame.closing[0] :])

@@ -1,4 +1,4 @@
-"""Text to token ids. This file and ``pieces`` are the only users of a tokenizer."""
+"""Text to token ids. This folder is the only user of a tokenizer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,21 +9,9 @@ import numpy as np
 import torch
 
 from engine.errors import PromptError
-from engine.text.chat import ChatTemplate, Conversation
+from engine.text.chat import ChatTemplate
 from engine.text.pieces import readable_pieces
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What is read beside token ids and pieces; in a ``chat`` a prompt is what the user says, after ``system``."""
-
-    chat: bool = False
-    system: str | None = None
-    offsets: bool = False
-    special: bool = False
-
-
-PLAIN = Reading()
+from engine.text.reading import PLAIN, TEXTS, Reading, encoded, special_ids, suited
 
 
 @dataclass(frozen=True)
@@ -56,19 +44,20 @@ def read_prompts(
     """
     found = [_attempt(_readable, source, tokenizer) for source in sources]
     if reading != PLAIN:
-        found = [_attempt(_suited, each, tokenizer, reading) for each in found]
+        found = [_attempt(suited, each, tokenizer, reading) for each in found]
     if reading.chat:
         converse = partial(ChatTemplate(tokenizer, reading.system).conversation, located=reading.offsets)
         found = [_attempt(converse, each) for each in found]
-    encoded = iter(_encoded([each for each in found if isinstance(each, _TEXTS)], tokenizer, reading))
-    noted = [next(encoded) if isinstance(each, _TEXTS) else (each, _NOTHING) for each in found]
-    checked = [(_attempt(_checked_ids, ids, vocab_size, max_positions), notes) for ids, notes in noted]
-    different = sorted({token_id for ids, _ in checked if isinstance(ids, tuple) for token_id in ids})
-    piece = dict(zip(different, readable_pieces(different, tokenizer), strict=True)).__getitem__
-    prompts = [
-        Prompt(ids, tuple(map(piece, ids)), **notes) if isinstance(ids, tuple) else ids for ids, notes in checked
+    ids, notes = encoded([each for each in found if isinstance(each, TEXTS)], tokenizer, reading)
+    read = iter(ids)
+    checked = [
+        _attempt(_checked_ids, next(read) if isinstance(each, TEXTS) else each, vocab_size, max_positions)
+        for each in found
     ]
-    return prompts if reading == PLAIN else _marked(prompts, tokenizer)
+    different = sorted({token_id for each in checked if isinstance(each, tuple) for token_id in each})
+    piece = dict(zip(different, readable_pieces(different, tokenizer), strict=True)).__getitem__
+    prompts = [Prompt(each, tuple(map(piece, each))) if isinstance(each, tuple) else each for each in checked]
+    return prompts if reading == PLAIN else _described(prompts, found, notes, tokenizer)
 
 
 def read_prompt(
@@ -79,11 +68,6 @@ def read_prompt(
     if isinstance(found, PromptError):
         raise found
     return found
-
-
-_NOTHING: dict[str, Any] = {}
-_TEXTS = (str, Conversation)
-_NOWHERE = (-1, -1)
 
 
 def _attempt(step: Callable[..., Any], source: Any, *arguments: Any) -> Any:
@@ -113,57 +97,17 @@ def _readable(source: Any, tokenizer: Any) -> str | tuple[int, ...]:
     return source
 
 
-def _suited(found: str | tuple[int, ...], tokenizer: Any, reading: Reading) -> str | tuple[int, ...]:
-    """What was found, if all that is asked of it can be known. Raises ``PromptError``."""
-    if isinstance(found, tuple) and (reading.chat or reading.offsets):
-        what = "a chat is" if reading.chat else "words, patterns, characters and spans of them are"
-        raise PromptError(f"{what} read from text, and this prompt is token ids; give text, or choose tokens")
-    if tokenizer is None:
-        raise PromptError("this model has no tokenizer to say which tokens are special; leave that question out")
-    if reading.offsets and not tokenizer.is_fast:
-        raise PromptError(
-            "this model's tokenizer does not say which characters a token stands for; give a model with a fast "
-            "tokenizer (tokenizer.json), or choose tokens or positions"
-        )
-    return found
-
-
-def _encoded(
-    texts: list[str | Conversation], tokenizer: Any, reading: Reading
-) -> list[tuple[tuple[int, ...], dict[str, Any]]]:
-    """Token ids and notes of checked texts, all in one call: a call costs more than a short text."""
-    if not texts:
-        return []
-    if not reading.chat and not reading.offsets:
-        return [(tuple(ids), _NOTHING) for ids in tokenizer(texts, verbose=False)["input_ids"]]
-    encoding = tokenizer(
-        [each.written if isinstance(each, Conversation) else each for each in texts],
-        verbose=False,
-        add_special_tokens=not reading.chat,
-        return_offsets_mapping=tokenizer.is_fast,
-    )
-    ids = [tuple(each) for each in encoding["input_ids"]]
-    offsets = encoding["offset_mapping"] if tokenizer.is_fast else [[_NOWHERE] * len(each) for each in ids]
-    return list(zip(ids, [_notes(*each, reading) for each in zip(texts, offsets, strict=True)], strict=True))
-
-
-def _notes(text: str | Conversation, offsets: list[tuple[int, int]], reading: Reading) -> dict[str, Any]:
-    """What there is to say of the tokens of one text, as fields of ``Prompt``."""
-    if isinstance(text, str):
-        return {"text": text, "offsets": tuple((first, past) if first < past else None for first, past in offsets)}
-    own = {"text": text.prompt, "offsets": text.own(offsets)} if reading.offsets else {}
-    return own | {"roles": text.roles(offsets)}
-
-
-def _marked(prompts: list[Prompt | PromptError], tokenizer: Any) -> list[Prompt | PromptError]:
-    """The prompts, with each token that is special to the tokenizer marked as such."""
-    added = getattr(tokenizer, "added_tokens_decoder", {}).items()
-    special = {*getattr(tokenizer, "all_special_ids", ()), *(token_id for token_id, token in added if token.special)}
+def _described(
+    prompts: list[Prompt | PromptError], found: list[Any], notes: list[dict[str, Any]], tokenizer: Any
+) -> list[Prompt | PromptError]:
+    """The prompts with what was noted of those that were texts, and with special tokens marked."""
+    waiting, special = iter(notes), special_ids(tokenizer)
+    noted = [next(waiting) if isinstance(each, TEXTS) else {} for each in found]
     return [
-        replace(each, special=tuple(token_id in special for token_id in each.token_ids))
+        replace(each, special=tuple(token_id in special for token_id in each.token_ids), **note)
         if isinstance(each, Prompt)
         else each
-        for each in prompts
+        for each, note in zip(prompts, noted, strict=True)
     ]
 
 

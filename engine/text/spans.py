@@ -38,9 +38,11 @@ def read_spans(path: FilePath) -> tuple[Span, ...]:
         raise InputError(f"{name} is no file of spans by its name; end it in {', '.join(_READERS)}")
     try:
         rows = list(_READERS[suffix](Path(path).read_bytes()))
-    except (OSError, ValueError, *_POLARS_ERRORS) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise InputError(f"{name} cannot be read: {reason}; is it there, and whole, and {suffix}?") from error
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {error.strerror or error}; check the path") from error
+    except (ValueError, *_POLARS_ERRORS) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise InputError(f"{name} cannot be read: {reason}; is it damaged, cut off, or no {suffix}?") from error
     if not rows:
         raise InputError(f"{name} holds no spans; give a file with at least one")
     columns = list(dict.fromkeys(column for _, row in rows for column in row))
