@@ -33,6 +33,7 @@ class Twin:
 
     def __init__(self, model: Any, prompt: Sequence[int], asked: Asked) -> None:
         self.asked, self.prompt = asked, list(prompt)
+        assert len(asked.answer or []) < 2 or asked.query == "last", "an answer of several tokens follows the prompt"
         self.model = with_plain_attention(model)
         self.num_layers, self.num_heads = model.config.num_hidden_layers, model.config.num_attention_heads
         self.forced = [*self.prompt, *(asked.answer or [])[:-1]]
