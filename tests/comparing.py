@@ -19,13 +19,13 @@ FLOAT64 = {
 }
 FLOAT32 = {
     "l2_distance": (1e-3, 0.0, 1e-5, "rounding of float32 through all layers"),
-    "cosine_distance": (1e-3, 1e-6, 0.0, "the same"),
+    "cosine_distance": (2e-3, 1e-6, 0.0, "a head that loses nearly all it had keeps few digits"),
     "relative_l2": (1e-3, 1e-5, 0.0, "the same"),
     "attention_mass": (0.0, 1e-5, 0.0, "the same"),
-    "kl_divergence": (0.0, 1e-5, 0.0, "what a log-probability may be off by"),
+    "kl_divergence": (1e-6, 1e-5, 0.0, "what a log-probability may be off by"),
     "answer_logprob": (0.0, 1e-5, 0.0, "the same"),
-    "answer_logprob_masked": (0.0, 1e-5, 0.0, "the same"),
-    "answer_logprob_change": (0.0, 1e-5, 0.0, "the same"),
+    "answer_logprob_masked": (1e-6, 1e-5, 0.0, "the same"),
+    "answer_logprob_change": (1e-6, 1e-5, 0.0, "the same"),
 }
 LAYER_COLUMNS = ["layer", "token_masked", "token_position", "variant", "l2_distance", "cosine_distance"]
 OUTPUT_COLUMNS = [
@@ -40,7 +40,7 @@ def assert_same(ours: pl.DataFrame, theirs: pl.DataFrame, tolerances: Mapping[st
     assert [name for name in ours.columns if name in expected] == expected
     assert set(ours.columns) == set(theirs.columns) - {SIZE}
     if "query_position" in theirs.columns:
-        assert ours.columns.index("query_position") == ours.columns.index("cosine_distance") + 1
+        assert ours.columns.index("query_position") == len(expected)
     for name in theirs.columns:
         if name != SIZE and name not in tolerances:
             column = ours[name].cast(pl.String) if name == "variant" else ours[name]

@@ -61,6 +61,8 @@ def questions() -> list[Question]:
     ):
         words = {"cut": cut, "read": read, "hidden_from": hidden_from, "intervention": intervention, "query": query}
         words |= REFINED[number % len(REFINED)]
+        if (cut, read) == ("all", "output"):
+            words.pop("layers", None)
         if read == "layer" and number % 2:
             words |= {"sites": SITES, "columns": LOCAL if cut == "layer" else LOCAL[1:]}
         if read == "output" and number % 2:

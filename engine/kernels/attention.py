@@ -72,12 +72,10 @@ def value_difference(
     return rearrange(delta, "b kv (v g) d -> b v (kv g d)", v=hidden.shape[2])
 
 
-def hidden_masses(
-    pattern: Float[Tensor, "b kv g k"], hidden: Bool[Tensor, "b 1 v 1 k"]
-) -> Float[Tensor, "b v h"]:
-    """The share of each head's pattern that every variant hides."""
+def hidden_masses(pattern: Float[Tensor, "b kv g k"], chosen: Bool[Tensor, "b 1 v 1 k"]) -> Float[Tensor, "b v h"]:
+    """The share of each head's pattern that falls on the keys of every variant."""
     by_head = rearrange(pattern, "b kv g k -> b k (kv g)")
-    return rearrange(hidden, "b 1 v 1 k -> b v k").to(pattern.dtype) @ by_head
+    return rearrange(chosen, "b 1 v 1 k -> b v k").to(pattern.dtype) @ by_head
 
 
 def joint_z(

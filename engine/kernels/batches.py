@@ -9,7 +9,7 @@ Axes: ``p`` prompt, ``b`` reading (prompt and query), ``s`` position, ``v`` vari
 per token of any prompt), ``m`` difference row (one per variant of any reading).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -103,10 +103,18 @@ class Batch:
     @cached_property
     def hidden(self) -> Bool[Tensor, "b 1 v 1 k"]:
         """True where variant v of reading b hides key k, in the axes of the variants' patterns."""
-        hidden = np.zeros((len(self.knockouts), self.variants.width, self.prompts.width), dtype=bool)
-        for prompt, knockouts in zip(hidden, self.knockouts, strict=True):
-            prompt[: len(knockouts.masked)] = knockouts.hidden(self.prompts.width)
-        return rearrange(torch.from_numpy(hidden), "b v k -> b 1 v 1 k").to(self.prompts.device, non_blocking=True)
+        return self._by_variant(Knockouts.hidden)
+
+    @cached_property
+    def chosen(self) -> Bool[Tensor, "b 1 v 1 k"]:
+        """True where variant v of reading b masks key k, even if the query keeps seeing it, being there itself."""
+        return self._by_variant(Knockouts.chosen)
+
+    def _by_variant(self, grid: Callable[[Knockouts, int], Bool[np.ndarray, "v k"]]) -> Bool[Tensor, "b 1 v 1 k"]:
+        found = np.zeros((len(self.knockouts), self.variants.width, self.prompts.width), dtype=bool)
+        for reading, knockouts in zip(found, self.knockouts, strict=True):
+            reading[: len(knockouts.masked)] = grid(knockouts, self.prompts.width)
+        return rearrange(torch.from_numpy(found), "b v k -> b 1 v 1 k").to(self.prompts.device, non_blocking=True)
 
     @cached_property
     def single_keys(self) -> Int[Tensor, "b v"] | None:

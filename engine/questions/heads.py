@@ -52,4 +52,6 @@ def _pair(each: object) -> tuple[int | None, int]:
     numbers = each if isinstance(each, Sequence) else (None, each)
     if len(numbers) == 2 and type(numbers[1]) is int and numbers[1] >= 0 and type(numbers[0]) in (int, type(None)):
         return numbers[0], numbers[1]
-    raise SelectionError(f"--heads {each!r:.60} is no head; give heads such as 3, or (layer, head) pairs such as (4, 1)")
+    raise SelectionError(
+        f"--heads {each!r:.60} is no head; give heads such as 3, or (layer, head) pairs such as (4, 1)"
+    )

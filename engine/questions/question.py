@@ -47,8 +47,8 @@ class Choices(TypedDict, total=False):
     """More of ``SITES`` to read in each layer."""
     columns: str | Sequence[str]
     """More of ``COLUMNS`` in the table."""
-    answer: str | None
-    """The text whose probability is read at the output; default: the most probable token of the unmasked run."""
+    answer: str | Sequence[int] | None
+    """The text (or token ids) whose probability is read at the output; default: the most probable token of the unmasked run."""
     chat: bool
     """Whether prompts are what a user says in a chat, put into the model's template."""
     system: str | None
@@ -69,7 +69,7 @@ class Question:
     skip_special: bool = False
     sites: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
-    answer: str | None = None
+    answer: str | tuple[int, ...] | None = None
     chat: bool = False
     system: str | None = None
 
@@ -123,7 +123,7 @@ def ask(choices: Choices) -> Question:
         skip_special=choices.get("skip_special", False),
         sites=several_of(choices.get("sites", ()), SITES, what="sites"),
         columns=several_of(choices.get("columns", ()), COLUMNS, what="columns"),
-        answer=choices.get("answer"),
+        answer=_answer(choices.get("answer")),
         chat=choices.get("chat", False),
         system=choices.get("system"),
     )
@@ -149,13 +149,23 @@ def _refuse(question: Question) -> None:
         raise SelectionError("--system is said in a chat; add --chat, or leave it out")
 
 
+def _answer(answer: object) -> str | tuple[int, ...] | None:
+    if answer is None or isinstance(answer, str):
+        return answer
+    if isinstance(answer, Sequence) and all(type(each) is int and each >= 0 for each in answer):
+        return tuple(answer)
+    raise SelectionError(f"an answer is text or token ids, not {answer!r:.60}")
+
+
 def _window(cut: object) -> int | None:
     if cut in ("layer", "all"):
         return 1 if cut == "layer" else None
     kind, _, size = str(cut).partition(":")
     if kind == "window" and size.isascii() and size.isdigit() and 0 < int(size) < 1_000_000:
         return int(size)
-    raise SelectionError(f"--cut {str(cut)!r:.60} is not known; choose layer, all, or window:K with K layers, such as 5")
+    raise SelectionError(
+        f"--cut {str(cut)!r:.60} is not known; choose layer, all, or window:K with K layers, such as 5"
+    )
 
 
 def _query(query: object) -> Query:

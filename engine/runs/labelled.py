@@ -30,6 +30,11 @@ def first_positions(job: Job) -> tuple[int, ...]:
     return tuple(group[0] for group in job.plan.groups)
 
 
+def num_distances(task: Task) -> int:
+    """How many metrics depend on the masked run."""
+    return 2 + probe_of(task.question).relative
+
+
 def impact_of(
     job: Job,
     task: Task,

@@ -14,7 +14,7 @@ from engine.model.devices import memory_errors
 from engine.runs.effect import Effect
 from engine.runs.impact import Impact
 from engine.runs.jobs import Job, Task
-from engine.runs.labelled import impact_of, not_finite
+from engine.runs.labelled import impact_of, not_finite, num_distances
 from engine.runs.preparing import Preparing
 from engine.runs.trips import Trip
 from engine.sweeps.passes import Pass
@@ -62,7 +62,8 @@ class Measuring:
         if np.isinf(cells).any() or np.isnan(cells[..., 0]).any():
             raise not_finite(one.first_broken_layer(prompts))
         likeliest = [()] * len(jobs) if residual is None else self._after(one, residual, next_tokens)
-        cells[np.concatenate([job.undefined for job in jobs], axis=1)] = np.nan
+        undefined = np.concatenate([job.undefined for job in jobs], axis=1)
+        cells[..., : num_distances(task)][undefined] = np.nan
         parts = np.split(cells, np.cumsum([job.num_cases for job in jobs])[:-1], axis=1)
         for job, part, tokens in zip(jobs, parts, likeliest, strict=True):
             yield impact_of(job, task, part, heads=self.decoder.heads.num_heads, next_tokens=tokens)

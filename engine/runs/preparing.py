@@ -120,14 +120,20 @@ class Preparing:
         answer, question = self._task.question.answer, self._task.question
         if answer is None:
             return ()
-        if self._tokenizer is None:
-            raise ModelError("this model has no tokenizer, so it reads no answer; leave it out")
-        tokens = tuple(self._tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"])
-        if not tokens:
-            raise SelectionError("the answer is empty; give the text that follows the prompt, or leave it out")
+        if isinstance(answer, str) and self._tokenizer is None:
+            raise ModelError("this model has no tokenizer, so it reads no answer; give token ids from Python")
+        tokens = answer if isinstance(answer, tuple) else self._tokenized(answer)
+        if not tokens or max(tokens) >= self._decoder.vocab_size:
+            raise SelectionError(
+                f"the answer is empty or not of this model's {self._decoder.vocab_size} tokens; give the text that "
+                "follows the prompt, or leave it out"
+            )
         if len(tokens) > 1 and question.query != "last":
             raise SelectionError(
                 f"the answer {answer!r:.60} has {len(tokens)} tokens, which follow the last position; choose --query "
                 "last, or an answer of one token"
             )
         return tokens
+
+    def _tokenized(self, answer: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"])

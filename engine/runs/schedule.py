@@ -86,7 +86,9 @@ class Schedule:
             torch.cuda.empty_cache()
         pairs = list(jobs.items())
         middle = (len(pairs) + 1) // 2
-        return self.run(dict(pairs[:middle]), measure) | (self.run(dict(pairs[middle:]), measure) if pairs[middle:] else {})
+        return self.run(dict(pairs[:middle]), measure) | (
+            self.run(dict(pairs[middle:]), measure) if pairs[middle:] else {}
+        )
 
     def _in_parts(self, job: Job, measure: Measure[Result]) -> Result:
         """What ``measure`` makes of one job, in as many parts as memory needs."""

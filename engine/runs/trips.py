@@ -131,7 +131,7 @@ class Trip:
                 values[job.undefined] = np.nan
         question, window = self._task.question, self._task.question.window
         tops = [self._pieces(row, blank) for row, blank in zip(top, job.undefined, strict=True)]
-        answer = question.answer
+        answer = "".join(self._pieces(np.array(job.answer))) if isinstance(question.answer, tuple) else question.answer
         return Effect(
             job.prompt,
             (None,) if window is None else self._task.layers,
@@ -155,6 +155,4 @@ class Trip:
 
 def first_broken(stations: Iterable[Station]) -> int | None:
     """The first layer whose stream or heads are not finite. Waits for the device at every layer."""
-    return next(
-        (s.layer for s in stations if not all(bool(x.rows.isfinite().all()) for x in (s.residual, s.z))), None
-    )
+    return next((s.layer for s in stations if not all(bool(x.rows.isfinite().all()) for x in (s.residual, s.z))), None)

@@ -6,11 +6,13 @@ Axes: ``u`` baseline row, ``m`` read, ``e`` residual channel, ``c`` token of the
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from engine.kernels.difference import Carried
+from engine.kernels.difference import Carried, RMSNorm
+from engine.kernels.projection import Projection
 from engine.model.decoder import Decoder
 from engine.sweeps.distances import distances
 
@@ -18,6 +20,8 @@ ROWS = 256
 """Reads whose logits are made together; the unembedding is read once for all of them."""
 CELLS = 1 << 20
 """Logits that become numbers together, so that they stay in the caches."""
+SMALL = 1 << 22
+"""Size of an unembedding that a processor multiplies in float64, which halves the error of a log-probability."""
 LARGEST = 700.0
 """exp of more is beyond float64."""
 
@@ -39,22 +43,25 @@ class Answers:
     """The most probable token."""
 
 
-def answers(
-    decoder: Decoder, stream: Carried, *, targets: Int[Tensor, " u"], relative: bool = False
-) -> Answers:
+def answers(decoder: Decoder, stream: Carried, *, targets: Int[Tensor, " u"], relative: bool = False) -> Answers:
     """Read the stream that leaves the last layer. ``targets``: the token to score after each baseline row; -1 is its
     most probable one.
     """
-    hidden = decoder.final_norm.carry(stream)
+    norm = RMSNorm(_wide(decoder.final_norm.weight), _wide(decoder.final_norm.eps))
+    hidden = norm.carry(stream.with_rows(_wide(stream.rows)))
     base, delta = hidden.split(hidden.rows)
     moved = distances(*(rearrange(x, "n e -> n 1 e") for x in (base, delta)), stream.origins.rows, relative=relative)
-    logits = decoder.unembedding(base).float()
+    logits = _logits(decoder.unembedding, base)
+    if decoder.unembedding.bias is not None:
+        logits = logits + decoder.unembedding.bias
     logprobs = torch.log_softmax(_wide(logits), dim=-1)
     scored = torch.where(targets < 0, logits.argmax(-1), targets)
     parts = [
         part
         for start in range(0, len(delta), ROWS)
-        for part in _parts(decoder, delta[start : start + ROWS], stream.origins.rows[start : start + ROWS], logprobs, scored)
+        for part in _parts(
+            decoder, delta[start : start + ROWS], stream.origins.rows[start : start + ROWS], logprobs, scored
+        )
     ]
     kl, change, top = (torch.cat(each) for each in zip(*parts, strict=True))
     logprob = logprobs.gather(1, rearrange(scored, "u -> u 1"))
@@ -69,7 +76,7 @@ def _parts(
     scored: Int[Tensor, " u"],
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """KL, change and top token of some reads, from the differences of their logits."""
-    shifts = decoder.unembedding.product(delta)
+    shifts = _logits(decoder.unembedding, delta)
     at_once = max(1, CELLS // shifts.shape[1])
     pairs = zip(shifts.split(at_once), of.split(at_once), strict=True)
     return [_read(shift, logprobs.index_select(0, rows), scored.index_select(0, rows)) for shift, rows in pairs]
@@ -87,6 +94,14 @@ def _read(
     kl = torch.linalg.vecdot(p, x.clamp(max=LARGEST).expm1_().sub_(x)).log1p_()
     change = rearrange(x.gather(1, rearrange(scored, "m -> m 1")), "m 1 -> m") - kl
     return kl, change, (logprobs + x).argmax(-1)
+
+
+def _logits(unembedding: Projection, rows: Float[Tensor, "n e"]) -> Float[Tensor, "n c"]:
+    """The rows times the unembedding, without bias; in float64 where that costs little."""
+    (weight,) = unembedding.weights
+    if weight.device.type == "cpu" and weight.numel() <= SMALL:
+        return F.linear(rows.double(), weight.double())
+    return unembedding.product(rows.to(torch.promote_types(weight.dtype, torch.float32)))
 
 
 def _wide(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

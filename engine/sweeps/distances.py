@@ -18,7 +18,11 @@ RESOLVED = 8
 
 
 def distances(
-    baseline: Float[Tensor, "b h c"], delta: Float[Tensor, "m h c"], prompt: Int[Tensor, " m"], *, relative: bool = False
+    baseline: Float[Tensor, "b h c"],
+    delta: Float[Tensor, "m h c"],
+    prompt: Int[Tensor, " m"],
+    *,
+    relative: bool = False,
 ) -> Float[Tensor, "m h metric"]:
     """(|Δ|, 1 - cos(b, b + Δ)) of every vector, where ``prompt`` names the baseline row of each difference row.
 

@@ -76,7 +76,9 @@ def _place(journey: Journey, fork: int, position: int) -> tuple[int, int]:
     return -1, 0
 
 
-def read_stations(journey: Journey, reads: Reads, stations: Iterable[Station], layers: set[int], sites: tuple[str, ...]) -> Iterator[Readout]:
+def read_stations(
+    journey: Journey, reads: Reads, stations: Iterable[Station], layers: set[int], sites: tuple[str, ...]
+) -> Iterator[Readout]:
     """What the reads show in each of ``layers``, as a sweep would show it."""
     for station in stations:
         found = tuple(_sites(journey, reads, station, sites)) if station.layer in layers else ()

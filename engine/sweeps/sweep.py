@@ -176,7 +176,7 @@ class _Run:
         if self._cut_heads is not None:
             delta = delta * repeat(self._cut_heads[index], "h -> (h d)", d=self.decoder.heads.head_dim)
         variants = self.batch.variants
-        masses = variants.rows(hidden_masses(pattern, self.batch.hidden)) if self.probe.masses else None
+        masses = variants.rows(hidden_masses(pattern, self.batch.chosen)) if self.probe.masses else None
         return carried(z, delta, self.batch.query_origins if final else self.batch.origins), masses
 
     def _z_differences(

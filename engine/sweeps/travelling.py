@@ -98,7 +98,9 @@ class _Run:
         if before == active:
             return attn, attn.with_rows(attn.rows + stream.rows)
         old = self._bundled(stream.delta, before)
-        wide = [self._widened(rows, n, m, size) for rows, n, m, size in zip(old, before, active, self._sizes, strict=True)]
+        wide = [
+            self._widened(rows, n, m, size) for rows, n, m, size in zip(old, before, active, self._sizes, strict=True)
+        ]
         return attn, attn.with_rows(attn.rows + torch.cat((stream.baseline, *wide)))
 
     def _attend(self, index: int, stream: Carried, before: Sequence[int], active: Sequence[int]) -> Carried:

@@ -21,23 +21,32 @@ class Knockouts:
 
     query_position: int
     masked: tuple[tuple[int, ...], ...]
+    sees_itself: bool = False
+    """Whether the query keeps seeing its own position where that is masked."""
 
     @cached_property
     def _pairs(self) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
         """Every (variant, hidden key) as two columns."""
         variants = np.repeat(np.arange(len(self.masked)), [len(positions) for positions in self.masked])
-        return variants, np.array(list(chain.from_iterable(self.masked)), dtype=np.int64)
+        keys = np.array(list(chain.from_iterable(self.masked)), dtype=np.int64)
+        hidden = (keys != self.query_position) | (not self.sees_itself)
+        return variants[hidden], keys[hidden]
 
     @property
     def single_keys(self) -> Int[np.ndarray, " v"] | None:
         """The key of every variant, if each hides one and no more."""
-        return self._pairs[1] if all(len(positions) == 1 for positions in self.masked) else None
+        variants, keys = self._pairs
+        return keys if np.array_equal(variants, np.arange(len(self.masked))) else None
 
     def hidden(self, num_keys: int) -> Bool[np.ndarray, "v k"]:
         """True where variant v hides key k."""
         hidden = np.zeros((len(self.masked), num_keys), dtype=bool)
         hidden[self._pairs] = True
         return hidden
+
+    def chosen(self, num_keys: int) -> Bool[np.ndarray, "v k"]:
+        """True where key k is in what variant v masks, whether the query keeps seeing it or not."""
+        return Knockouts(self.query_position, self.masked).hidden(num_keys)
 
     def undefined(self, window: int | None) -> Bool[np.ndarray, " v"]:
         """True where a variant leaves the query without any visible key, so that its cell has no value."""

@@ -35,10 +35,8 @@ class Plan:
     def readings(self) -> tuple[Knockouts, ...]:
         """Every query with what is hidden from it, for layers that are cut on their own."""
         pairs = groupby(zip(self.queries, self.groups, strict=True), key=lambda pair: pair[0])
-        return tuple(Knockouts(query, tuple(self._hidden_from(query, group) for _, group in same)) for query, same in pairs)
-
-    def _hidden_from(self, query: int, group: Positions) -> Positions:
-        return tuple(key for key in group if key != query) if self.hidden_from == "others" else group
+        sees_itself = self.hidden_from == "others"
+        return tuple(Knockouts(query, tuple(group for _, group in same), sees_itself) for query, same in pairs)
 
     def undefined(self, window: int | None) -> Bool[np.ndarray, " v"]:
         """True for cases that leave their query without any visible key."""
@@ -53,7 +51,9 @@ def plan_cases(
     Raises ``SelectionError`` for a query position that the prompt does not have.
     """
     groups = list(groups)
-    queries = {"last": (num_tokens - 1,), "all": tuple(range(num_tokens))}.get(query) if isinstance(query, str) else query
+    queries = (
+        {"last": (num_tokens - 1,), "all": tuple(range(num_tokens))}.get(query) if isinstance(query, str) else query
+    )
     queries = select(queries, num_tokens, what="query position")
     cases = [(q, index) for q in queries for index, group in enumerate(groups) if group[0] <= q]
     plan = Plan(tuple(groups[index] for _, index in cases), tuple(q for q, _ in cases), hidden_from)
