@@ -160,8 +160,8 @@ class _Run:
         journey, heads = self.journey, self.journey.decoder.heads
         keys = self._keys[place][forks] & rearrange(self._cuts[place][index, forks], "f -> f 1 1")
         cut = keys.new_ones(heads.num_heads) if self._cut_heads is None else self._cut_heads[index]
-        by_head = rearrange(cut, "(kv g) -> 1 1 kv g 1 1", kv=heads.num_kv_heads)
-        every = rearrange(keys, "f n k -> f 1 1 1 n k") & by_head
+        by_head = rearrange(cut, "(kv g) -> 1 kv 1 g 1 1", kv=heads.num_kv_heads)
+        every = rearrange(keys, "f n k -> 1 1 f 1 n k") & by_head
         blind = (every | ~visible).all(-1, keepdim=True)
         mean = None
         if journey.intervention == "value-mean":
