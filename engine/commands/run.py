@@ -15,7 +15,7 @@ from engine.questions.indices import parse_indices
 
 if TYPE_CHECKING:
     from engine.experiment import AttentionMasker, Impact
-    from engine.sweeps.sweep import Readout
+    from engine.sweeps.readout import Readout
 
 DEFAULT_FILE = "mask_impact.csv"
 DESCRIPTION = """Which tokens does the model use, in which layer, through which head?

@@ -62,7 +62,9 @@ def empty_frame(table: str) -> pl.DataFrame:
 
 def _impacts(pairs: list[tuple[Entry, Found]]) -> pl.DataFrame:
     impacts = [impact for _, impact in pairs]
-    return type(impacts[0]).tables(impacts, _ids(pairs))
+    kind: Any = type(impacts[0])
+    frame: pl.DataFrame = kind.tables(impacts, _ids(pairs))
+    return frame
 
 
 def _prompts(pairs: list[tuple[Entry, Found]]) -> pl.DataFrame:

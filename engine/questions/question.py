@@ -48,7 +48,7 @@ class Choices(TypedDict, total=False):
     columns: str | Sequence[str]
     """More of ``COLUMNS`` in the table."""
     answer: str | Sequence[int] | None
-    """The text (or token ids) whose probability is read at the output; default: the most probable token of the unmasked run."""
+    """The text (or token ids) whose probability is read at the output; default: its most probable one."""
     chat: bool
     """Whether prompts are what a user says in a chat, put into the model's template."""
     system: str | None
@@ -170,7 +170,7 @@ def _window(cut: object) -> int | None:
 
 def _query(query: object) -> Query:
     if query in ("last", "all"):
-        return query  # type: ignore[return-value]
+        return query
     if isinstance(query, str):
         return tuple(parse_indices(query, what="--query"))
     if isinstance(query, Sequence) and query and all(type(each) is int and each >= 0 for each in query):

@@ -50,7 +50,8 @@ def answers(decoder: Decoder, stream: Carried, *, targets: Int[Tensor, " u"], re
     norm = RMSNorm(_wide(decoder.final_norm.weight), _wide(decoder.final_norm.eps))
     hidden = norm.carry(stream.with_rows(_wide(stream.rows)))
     base, delta = hidden.split(hidden.rows)
-    moved = distances(*(rearrange(x, "n e -> n 1 e") for x in (base, delta)), stream.origins.rows, relative=relative)
+    vectors = rearrange(base, "u e -> u 1 e"), rearrange(delta, "m e -> m 1 e")
+    moved = distances(*vectors, stream.origins.rows, relative=relative)
     logits = _logits(decoder.unembedding, base)
     if decoder.unembedding.bias is not None:
         logits = logits + decoder.unembedding.bias
@@ -82,7 +83,10 @@ def _parts(
     shifts = _logits(decoder.unembedding, delta)
     at_once = max(1, CELLS // shifts.shape[1])
     pairs = zip(shifts.split(at_once), of.split(at_once), strict=True)
-    return [_read(shift, *(_of_rows(x, rows) for x in baseline), scored.index_select(0, rows)) for shift, rows in pairs]
+    logits, p = baseline
+    return [
+        _read(shift, _of_rows(logits, rows), _of_rows(p, rows), scored.index_select(0, rows)) for shift, rows in pairs
+    ]
 
 
 def _read(
