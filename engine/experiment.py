@@ -132,7 +132,7 @@ class AttentionMasker:
         if isinstance(job, ImpactError):
             raise job
         self._settle()
-        ways = {"next_tokens": next_tokens, "watch": watch}
+        ways: dict[str, Any] = {"next_tokens": next_tokens, "watch": watch}
         return Schedule(self.decoder).run({0: job}, lambda jobs: self._measuring.measure(jobs, task, **ways))[0]
 
     def run_many(
@@ -199,9 +199,10 @@ class AttentionMasker:
 
         ``prompts``: the path of a ``.txt``, ``.jsonl``, ``.csv`` or ``.parquet`` file, ``-`` for standard input, a
         mapping of ids to prompts, or any iterable. The same call goes on where a run stopped, for whatever reason;
-        ``overwrite`` replaces what is there. ``question``: as in ``run``. The work is done here, by ``workers`` processes, or on the Ray cluster at
-        ``ray`` ("local" starts one). ``watch`` is told the state after every part, ``note`` what went wrong on the way.
-        Raises ``InputError``, ``ResultsError`` for a folder of something else or a full disk, and ``Interrupted``.
+        ``overwrite`` replaces what is there. ``question``: as in ``run``. The work is done here, by ``workers``
+        processes, or on the Ray cluster at ``ray`` ("local" starts one). ``watch`` is told the state after every part,
+        ``note`` what went wrong on the way. Raises ``InputError``, ``ResultsError`` for a folder of
+        something else or a full disk, and ``Interrupted``.
         """
         staff = Staff(workers=workers, ray=ray)
         given = id_column is not None or isinstance(prompts, Mapping)

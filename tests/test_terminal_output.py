@@ -15,11 +15,11 @@ import polars as pl
 import pytest
 
 from engine.commands import main
-from engine.questions.indices import MOST_INDICES, parse_indices
 from engine.errors import ResultsError, SelectionError
 from engine.experiment import Impact
 from engine.files import show, write_stdout
 from engine.findings.terminal import plain, quoted, width
+from engine.questions.indices import MOST_INDICES, parse_indices
 from engine.summary import summarize
 from engine.tables.results import PROVENANCE_KEY, check_writable, read_provenance, scan_table, write_table
 from engine.tables.table import build_table, variant_names

@@ -61,8 +61,8 @@ def empty_frame(table: str) -> pl.DataFrame:
 
 
 def _impacts(pairs: list[tuple[Entry, Found]]) -> pl.DataFrame:
-    impacts = [impact for _, impact in pairs]
-    return type(impacts[0]).tables(impacts, _ids(pairs))
+    found: list[Any] = [each for _, each in pairs]
+    return type(found[0]).tables(found, _ids(pairs))  # all of one task, so of one kind
 
 
 def _prompts(pairs: list[tuple[Entry, Found]]) -> pl.DataFrame:
