@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, Unpack
 
 import polars as pl
@@ -132,8 +133,8 @@ class AttentionMasker:
         if isinstance(job, ImpactError):
             raise job
         self._settle()
-        ways: dict[str, Any] = {"next_tokens": next_tokens, "watch": watch}
-        return Schedule(self.decoder).run({0: job}, lambda jobs: self._measuring.measure(jobs, task, **ways))[0]
+        measure = partial(self._measuring.measure, task=task, next_tokens=next_tokens, watch=watch)
+        return Schedule(self.decoder).run({0: job}, measure)[0]
 
     def run_many(
         self,
@@ -173,7 +174,7 @@ class AttentionMasker:
             prompts.items() if isinstance(prompts, Mapping) else enumerate(prompts),
             schedule=Schedule(self.decoder),
             prepare=self._measuring.preparing(task).jobs,
-            measure=lambda jobs: self._measuring.measure(jobs, task),
+            measure=partial(self._measuring.measure, task=task),
             reject=rejected or _raise,
         )
 
@@ -201,8 +202,8 @@ class AttentionMasker:
         mapping of ids to prompts, or any iterable. The same call goes on where a run stopped, for whatever reason;
         ``overwrite`` replaces what is there. ``question``: as in ``run``. The work is done here, by ``workers``
         processes, or on the Ray cluster at ``ray`` ("local" starts one). ``watch`` is told the state after every part,
-        ``note`` what went wrong on the way. Raises ``InputError``, ``ResultsError`` for a folder of
-        something else or a full disk, and ``Interrupted``.
+        ``note`` what went wrong on the way.
+        Raises ``InputError``, ``ResultsError`` for a folder of something else or a full disk, and ``Interrupted``.
         """
         staff = Staff(workers=workers, ray=ray)
         given = id_column is not None or isinstance(prompts, Mapping)

@@ -26,7 +26,9 @@ PROTOCOLS = ("sweeps.capture", "sweeps.replay", "runs.schedule")
 """They name protocols, which cannot be checked at run time."""
 ARGUMENTS = ("model.checkpoints", "model.devices", "model.sources", "model.assembly")
 """They take what users name, and stand-ins for tensors that are still in their files."""
-EXCEPT = (*PROTOCOLS, *ARGUMENTS)
+TYPES = ("tables.columns",)
+"""It handles types of polars, which the checker does not understand."""
+EXCEPT = (*PROTOCOLS, *ARGUMENTS, *TYPES)
 
 
 def checked_modules():

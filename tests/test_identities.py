@@ -13,7 +13,8 @@ from engine.kernels.attention import query_scores
 from engine.kernels.batches import make_batch
 from engine.kernels.masks import visible_keys
 from engine.sweeps.distances import measure_readouts
-from engine.sweeps.sweep import Limits, sweep
+from engine.sweeps.readout import Limits
+from engine.sweeps.sweep import sweep
 from engine.text.knockouts import Knockouts, single_tokens
 
 BY_NAME = {case.name: case for case in CASES}

@@ -61,8 +61,10 @@ def empty_frame(table: str) -> pl.DataFrame:
 
 
 def _impacts(pairs: list[tuple[Entry, Found]]) -> pl.DataFrame:
-    found: list[Any] = [each for _, each in pairs]
-    return type(found[0]).tables(found, _ids(pairs))  # all of one task, so of one kind
+    impacts = [impact for _, impact in pairs]
+    kind: Any = type(impacts[0])
+    frame: pl.DataFrame = kind.tables(impacts, _ids(pairs))
+    return frame
 
 
 def _prompts(pairs: list[tuple[Entry, Found]]) -> pl.DataFrame:

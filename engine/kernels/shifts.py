@@ -13,6 +13,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+CLOSE = 0.5
+"""Growth of the sum of exponentials below which a pattern is close to the one before."""
+MOST_GROWTH = 80.0
+"""exp of more is beyond float32; such a pattern is far from the one before."""
+
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
@@ -38,12 +43,12 @@ class Moved:
 class Hidden:
     """What each fork hides: keys from queries, in some heads; ``blind`` queries are left without any key.
 
-    ``intervention``: hidden keys get -inf, or keep their share of the pattern and lose their value to zero or, where
-    one is given, to the ``mean`` value of each head.
+    If it ``masks``, hidden keys get -inf; otherwise they keep their share of the pattern and lose their value to zero
+    or, where one is given, to the ``mean`` value of each head.
     """
 
-    keys: Bool[Tensor, "f 1 kv g n k"]
-    blind: Bool[Tensor, "f 1 kv g n 1"]
+    keys: Bool[Tensor, "1 kv f g n k"]
+    blind: Bool[Tensor, "1 kv f g n 1"]
     masks: bool
     mean: Float[Tensor, "b kv d"] | None = None
 
@@ -55,10 +60,9 @@ def shifted_z(base: Baseline, moved: Moved, hidden: Hidden) -> Float[Tensor, "f 
     difference as a factor, so a small effect keeps its digits.
     """
     num_kv, own = base.k.shape[1], slice(base.k.shape[2] - base.q.shape[2], None)
-    q = rearrange(base.q, "b (kv g) n d -> b kv g n d", kv=num_kv)
-    scores = (q * base.scale) @ rearrange(base.k, "b kv k d -> b kv 1 d k")
-    scores = torch.where(base.visible, scores, -torch.inf)
-    shift = score_shift(base, moved)
+    q = rearrange(base.q * base.scale, "b (kv g) n d -> b kv 1 g n d", kv=num_kv)
+    scores = torch.where(base.visible, q @ rearrange(base.k, "b kv k d -> b kv 1 1 d k"), -torch.inf)
+    shift = score_shift(base, q, moved)
     if hidden.masks:
         shift.masked_fill_(hidden.keys, -torch.inf)
     pattern, change = pattern_difference(scores, shift, blind=hidden.blind if hidden.masks else None)
@@ -66,52 +70,63 @@ def shifted_z(base: Baseline, moved: Moved, hidden: Hidden) -> Float[Tensor, "f 
     lost = None if hidden.masks else pattern * hidden.keys
     if lost is not None:
         change, own_weights = change - lost, own_weights - lost[..., own]
-    z = _summed(change, rearrange(base.v, "b kv k d -> 1 b kv k d"))
-    z += _summed(own_weights, rearrange(moved.v, "f b m kv d -> f b kv m d"))
+    rows = rearrange(change, "b kv f g n k -> b kv (f g n) k") @ base.v
+    z = rearrange(rows, "b kv (f g n) d -> b kv f g n d", g=q.shape[3], n=q.shape[4])
+    z += _over_own_keys(own_weights, rearrange(moved.v, "f b m kv d -> b kv f m d"))
     if lost is not None and hidden.mean is not None:
-        z += lost.sum(-1, keepdim=True) * rearrange(hidden.mean, "b kv d -> b kv 1 1 d")
-    return rearrange(z, "f b kv g n d -> f b n (kv g d)")
+        z += lost.sum(-1, keepdim=True) * rearrange(hidden.mean, "b kv d -> b kv 1 1 1 d")
+    return rearrange(z, "b kv f g n d -> f b n (kv g d)")
 
 
-def score_shift(base: Baseline, moved: Moved) -> Float[Tensor, "f b kv g n k"]:
-    """q'·k' - q·k = Δq·k + q'·Δk, the second term for the keys at the forks' own positions; scaled."""
-    num_kv, num_own = base.k.shape[1], base.q.shape[2]
-    f = moved.q.shape[0]
+def score_shift(base: Baseline, q: Float[Tensor, "b kv 1 g n d"], moved: Moved) -> Float[Tensor, "b kv f g n k"]:
+    """q'·k' - q·k = Δq·k + q'·Δk, the second term for the keys at the forks' own positions; ``q`` is scaled."""
+    num_kv, group, num_own = q.shape[1], q.shape[3], q.shape[4]
     delta = rearrange(moved.q * base.scale, "f b n (kv g) d -> b kv (f g n) d", kv=num_kv)
     flat = delta @ rearrange(base.k, "b kv k d -> b kv d k")
-    shift = rearrange(flat, "b kv (f g n) k -> f b kv g n k", f=f, n=num_own)
-    there = rearrange(base.q * base.scale, "b (kv g) n d -> b kv (g n) d", kv=num_kv)
-    there = there + rearrange(delta, "b kv (f gn) d -> f b kv gn d", f=f)
-    own = there @ rearrange(moved.k, "f b m kv d -> f b kv d m")
-    shift[..., base.k.shape[2] - num_own :] += rearrange(own, "f b kv (g n) m -> f b kv g n m", n=num_own)
+    shift = rearrange(flat, "b kv (f g n) k -> b kv f g n k", g=group, n=num_own)
+    there = q + rearrange(delta, "b kv (f g n) d -> b kv f g n d", g=group, n=num_own)
+    shift[..., base.k.shape[2] - num_own :] += _with_own_keys(there, rearrange(moved.k, "f b m kv d -> b kv f m d"))
     return shift
 
 
 def pattern_difference(
-    scores: Float[Tensor, "b kv g n k"],
-    shift: Float[Tensor, "f b kv g n k"],
+    scores: Float[Tensor, "b kv 1 g n k"],
+    shift: Float[Tensor, "b kv f g n k"],
     *,
-    blind: Bool[Tensor, "f 1 kv g n 1"] | None = None,
-) -> tuple[Float[Tensor, "f b kv g n k"], Float[Tensor, "f b kv g n k"]]:
+    blind: Bool[Tensor, "1 kv f g n 1"] | None = None,
+) -> tuple[Float[Tensor, "b kv f g n k"], Float[Tensor, "b kv f g n k"]]:
     """The pattern a' after the scores moved by ``shift`` (-inf where a key is hidden), and a' - a.
 
-    With λ the growth of log Σ exp: a'_k - a_k = a_k·expm1(shift_k - λ) = -a'_k·expm1(λ - shift_k); the form whose
-    exponent is negative cannot overflow. λ = log1p(Σ_k a_k·expm1(shift_k)) as long as that sum is small, so that the
-    hiding of a key that holds 1e-9 of a head is as accurate as any other. ``blind`` queries attend to nothing.
+    With x_k = expm1(shift_k) and t = Σ_k a_k·x_k: a'_k - a_k = a_k·(x_k - t) / (1 + t). As long as t is small, that
+    makes the hiding of a key that holds 1e-9 of a head as accurate as any other; where it is not, the patterns
+    themselves are far apart. ``blind`` queries attend to nothing.
     """
     before = torch.softmax(scores, dim=-1)
-    moved = scores + shift
-    after = torch.softmax(moved, dim=-1)
-    grown = (before * shift.clamp(max=80.0).expm1_()).sum(-1, keepdim=True)
-    apart = moved.logsumexp(-1, keepdim=True) - scores.logsumexp(-1, keepdim=True)
-    gap = shift - torch.where(grown.abs() < 0.5, grown.log1p(), apart)
-    change = torch.where(gap <= 0, before * gap.expm1(), -after * (-gap).expm1())
+    after = torch.softmax(scores + shift, dim=-1)
+    growth = shift.clamp(max=MOST_GROWTH).expm1_()
+    grown = torch.linalg.vecdot(before, growth)[..., None]
+    close = growth.sub_(grown).mul_(before / (1 + grown))
+    change = torch.where(grown.abs() < CLOSE, close, after - before)
     if blind is not None:
         after, change = after.masked_fill_(blind, 0.0), torch.where(blind, -before, change)
     return after, change
 
 
-def _summed(weights: Float[Tensor, "f b kv g n k"], values: Float[Tensor, "_ b kv k d"]) -> Float[Tensor, "..."]:
-    """Values summed with the weights of every query; groups and positions are rows of one product."""
-    rows = rearrange(weights, "f b kv g n k -> f b kv (g n) k") @ values
-    return rearrange(rows, "f b kv (g n) d -> f b kv g n d", n=weights.shape[4])
+def _with_own_keys(
+    q: Float[Tensor, "b kv f g n d"], keys: Float[Tensor, "b kv f m d"]
+) -> Float[Tensor, "b kv f g n m"]:
+    """Queries times the keys of their own fork; with one position each a product of vectors."""
+    if q.shape[4] == 1:
+        return torch.linalg.vecdot(q, rearrange(keys, "b kv f 1 d -> b kv f 1 1 d"))[..., None]
+    rows = rearrange(q, "b kv f g n d -> b kv f (g n) d") @ rearrange(keys, "b kv f m d -> b kv f d m")
+    return rearrange(rows, "b kv f (g n) m -> b kv f g n m", n=q.shape[4])
+
+
+def _over_own_keys(
+    weights: Float[Tensor, "b kv f g n m"], values: Float[Tensor, "b kv f m d"]
+) -> Float[Tensor, "b kv f g n d"]:
+    """Values of the queries' own fork, summed with the weights of every query."""
+    if weights.shape[4] == 1:
+        return weights * rearrange(values, "b kv f 1 d -> b kv f 1 1 d")
+    rows = rearrange(weights, "b kv f g n m -> b kv f (g n) m") @ values
+    return rearrange(rows, "b kv f (g n) d -> b kv f g n d", n=weights.shape[4])

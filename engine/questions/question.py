@@ -48,8 +48,7 @@ class Choices(TypedDict, total=False):
     columns: str | Sequence[str]
     """More of ``COLUMNS`` in the table."""
     answer: str | Sequence[int] | None
-    """The text (or token ids) whose probability is read at the output; default: the most probable token of the
-    unmasked run."""
+    """The text (or token ids) whose probability is read at the output; default: its most probable one."""
     chat: bool
     """Whether prompts are what a user says in a chat, put into the model's template."""
     system: str | None

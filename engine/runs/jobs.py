@@ -1,7 +1,7 @@
 """Prompts that are ready to be measured, whole or in parts."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, groupby
 from typing import Any
@@ -26,7 +26,7 @@ class Task:
 
     layers: tuple[int, ...]
     tokens: tuple[int, ...] | None = None
-    question: Question = Question()
+    question: Question = field(default_factory=Question)
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ class Measuring:
 
     def read(self, prompt: str | Sequence[int]) -> Prompt:
         """Tokenize and check a prompt. Raises ``PromptError``."""
-        limits = {"vocab_size": self.decoder.vocab_size, "max_positions": self.decoder.max_positions}
-        return read_prompt(prompt, self.tokenizer, **limits)
+        vocab_size, max_positions = self.decoder.vocab_size, self.decoder.max_positions
+        return read_prompt(prompt, self.tokenizer, vocab_size=vocab_size, max_positions=max_positions)
 
     def preparing(self, task: Task) -> Preparing:
         """A task, ready for prompts; see ``Preparing`` for what it raises."""
@@ -46,9 +46,9 @@ class Measuring:
         """What prompts that share a pass give."""
         with torch.inference_mode(), exact_products(self.decoder.device), memory_errors(self.decoder.device):
             if task.question.is_local:
-                return list(self._locally(jobs, task, next_tokens, watch))
+                return [*self._locally(jobs, task, next_tokens, watch)]
             trip = Trip(self.decoder, self.tokenizer, jobs, task, watch)
-            return trip.impacts() if task.question.read == "layer" else trip.effects(self._top(next_tokens))
+            return [*(trip.impacts() if task.question.read == "layer" else trip.effects(self._top(next_tokens)))]
 
     def _locally(self, jobs: list[Job], task: Task, next_tokens: int, watch: Watch) -> Iterable[Impact]:
         """Every layer is cut on its own, and read at once."""

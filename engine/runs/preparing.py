@@ -31,7 +31,7 @@ class Preparing:
         self._rule = read_rule(question.mask, tokens=task.tokens, skip_special=question.skip_special)
         num_layers, num_heads = len(decoder.layers), decoder.heads.num_heads
         heads = None if question.heads is None else question.heads.grid(num_layers, num_heads)
-        self._whole = np.ones(num_layers, dtype=bool) if heads is None else heads.all(axis=1)
+        self._whole: Bool[np.ndarray, " l"] = np.ones(num_layers, bool) if heads is None else np.all(heads, axis=1)
         self._answer = self._answer_tokens()
         special = self._rule.needs_special or "is_special" in question.columns
         self._reading = Reading(question.chat, question.system, self._rule.needs_offsets, special)
@@ -102,11 +102,11 @@ class Preparing:
 
     def _blind(self, plan: Plan) -> Bool[np.ndarray, "l v"]:
         """Where all layers are cut: the cases that leave their query nothing to attend to."""
-        windows = [layer.attention.window for layer in self._decoder.layers]
+        windows, whole = [layer.attention.window for layer in self._decoder.layers], self._whole
         if self._task.question.intervention != "mask":
             return np.zeros((len(windows), len(plan)), dtype=bool)
         by_window = {window: plan.undefined(window) for window in set(windows)}
-        return np.stack([by_window[window] & whole for window, whole in zip(windows, self._whole, strict=True)])
+        return np.stack([by_window[window] for window in windows]) & whole[:, None]
 
     @cached_property
     def _windows(self) -> tuple[tuple[int, int], ...]:

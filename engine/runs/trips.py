@@ -1,5 +1,6 @@
 """Jobs whose effects travel: one journey through the decoder for all of them, read in its layers or at its end."""
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -76,10 +77,8 @@ class Trip:
         num_answer = max(1, len(self._first.answer))
         asked = [(fork, q + step) for fork, q in self._first.itinerary.asked for step in range(num_answer)]
         reads = reads_of(self._journey, asked)
-        station = None
-        for station in self._watch(travel(self._journey, last=len(self._decoder.layers) - 1)):
-            pass
-        assert isinstance(station, Station)
+        stations = self._watch(travel(self._journey, last=len(self._decoder.layers) - 1))
+        station = deque(stations, maxlen=1).pop()
         found = answers(
             self._decoder,
             reads.rows(station.residual),
@@ -131,7 +130,9 @@ class Trip:
                 values[job.undefined] = np.nan
         question, window = self._task.question, self._task.question.window
         tops = [self._pieces(row, blank) for row, blank in zip(top, job.undefined, strict=True)]
-        answer = "".join(self._pieces(np.array(job.answer))) if isinstance(question.answer, tuple) else question.answer
+        answer = question.answer
+        if isinstance(answer, tuple):
+            answer = "".join(readable_pieces(answer, self._tokenizer))
         return Effect(
             job.prompt,
             (None,) if window is None else self._task.layers,
@@ -139,14 +140,14 @@ class Trip:
             job.names,
             labels_of(job, question),
             numbers,
-            tuple(self._pieces(scored[:, 0])) if answer is None else (answer,) * job.num_cases,
+            readable_pieces(scored[:, 0].tolist(), self._tokenizer) if answer is None else (answer,) * job.num_cases,
             tuple(tops),
             likeliest,
         )
 
-    def _pieces(self, ids: np.ndarray, blank: np.ndarray | None = None) -> tuple[str | None, ...]:
+    def _pieces(self, ids: np.ndarray, blank: np.ndarray) -> tuple[str | None, ...]:
         pieces = readable_pieces(ids.tolist(), self._tokenizer)
-        return pieces if blank is None else tuple(None if b else p for p, b in zip(pieces, blank, strict=True))
+        return tuple(None if undefined else piece for piece, undefined in zip(pieces, blank, strict=True))
 
     def _require_finite(self, l2: np.ndarray) -> None:
         if not np.isfinite(l2).all():

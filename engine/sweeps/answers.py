@@ -50,17 +50,19 @@ def answers(decoder: Decoder, stream: Carried, *, targets: Int[Tensor, " u"], re
     norm = RMSNorm(_wide(decoder.final_norm.weight), _wide(decoder.final_norm.eps))
     hidden = norm.carry(stream.with_rows(_wide(stream.rows)))
     base, delta = hidden.split(hidden.rows)
-    moved = distances(*(rearrange(x, "n e -> n 1 e") for x in (base, delta)), stream.origins.rows, relative=relative)
+    vectors = rearrange(base, "u e -> u 1 e"), rearrange(delta, "m e -> m 1 e")
+    moved = distances(*vectors, stream.origins.rows, relative=relative)
     logits = _logits(decoder.unembedding, base)
     if decoder.unembedding.bias is not None:
         logits = logits + decoder.unembedding.bias
     logprobs = torch.log_softmax(_wide(logits), dim=-1)
+    baseline = logits, logprobs.exp()
     scored = torch.where(targets < 0, logits.argmax(-1), targets)
     parts = [
         part
         for start in range(0, len(delta), ROWS)
         for part in _parts(
-            decoder, delta[start : start + ROWS], stream.origins.rows[start : start + ROWS], logprobs, scored
+            decoder, delta[start : start + ROWS], stream.origins.rows[start : start + ROWS], baseline, scored
         )
     ]
     kl, change, top = (torch.cat(each) for each in zip(*parts, strict=True))
@@ -72,28 +74,38 @@ def _parts(
     decoder: Decoder,
     delta: Float[Tensor, "m e"],
     of: Int[Tensor, " m"],
-    logprobs: Float[Tensor, "u c"],
+    baseline: tuple[Float[Tensor, "u c"], Float[Tensor, "u c"]],
     scored: Int[Tensor, " u"],
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """KL, change and top token of some reads, from the differences of their logits."""
+    """KL, change and top token of some reads, from the differences of their logits and the baseline's logits and
+    probabilities.
+    """
     shifts = _logits(decoder.unembedding, delta)
     at_once = max(1, CELLS // shifts.shape[1])
     pairs = zip(shifts.split(at_once), of.split(at_once), strict=True)
-    return [_read(shift, logprobs.index_select(0, rows), scored.index_select(0, rows)) for shift, rows in pairs]
+    logits, p = baseline
+    return [
+        _read(shift, _of_rows(logits, rows), _of_rows(p, rows), scored.index_select(0, rows)) for shift, rows in pairs
+    ]
 
 
 def _read(
-    shift: Float[Tensor, "m c"], logprobs: Float[Tensor, "m c"], scored: Int[Tensor, " m"]
+    shift: Float[Tensor, "m c"], logits: Float[Tensor, "_ c"], p: Float[Tensor, "_ c"], scored: Int[Tensor, " m"]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """With the mean μ = Σ p·δ of the shifts δ and x = δ - μ: log Σ p·exp(δ) - μ = log1p(Σ p·(expm1(x) - x)) = KL, which
-    loses no digits however small the shifts are, and the log-probability of a token grows by x - KL.
+    """With the mean μ = Σ p·δ of the shifts δ and x = δ - μ: KL = log Σ p·exp(δ) - μ = log1p(Σ p·expm1(x)), which loses
+    no digits however small the shifts are, because Σ p·x = 0; and the log-probability of a token grows by x - KL.
     """
-    p = logprobs.exp()
+    top = (logits + shift).argmax(-1)
     x = _wide(shift)
-    x = x - torch.linalg.vecdot(p, x)[:, None]
-    kl = torch.linalg.vecdot(p, x.clamp(max=LARGEST).expm1_().sub_(x)).log1p_()
-    change = rearrange(x.gather(1, rearrange(scored, "m -> m 1")), "m 1 -> m") - kl
-    return kl, change, (logprobs + x).argmax(-1)
+    x -= torch.linalg.vecdot(p, x)[:, None]
+    own = rearrange(x.gather(1, rearrange(scored, "m -> m 1")), "m 1 -> m")
+    kl = torch.linalg.vecdot(p, x.clamp_(max=LARGEST).expm1_()).log1p_()
+    return kl, own - kl, top
+
+
+def _of_rows(x: Float[Tensor, "u c"], rows: Int[Tensor, " m"]) -> Float[Tensor, "_ c"]:
+    """The baseline row of each read; one for all where there is only one."""
+    return x if len(x) == 1 else x.index_select(0, rows)
 
 
 def _logits(unembedding: Projection, rows: Float[Tensor, "n e"]) -> Float[Tensor, "n c"]:

@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from engine.sweeps.sweep import Limits, Readout, Site
+from engine.sweeps.readout import Limits, Readout, Site
 
 RESOLVED = 8
 """A vector m = b + Δ of fewer than so many roundings of b is 0 as far as can be told."""
@@ -45,10 +45,10 @@ def distances(
     distance = distance.masked_fill(moved_size <= RESOLVED * torch.finfo(delta.dtype).eps * size, torch.nan)
     l2 = _wide(torch.linalg.vector_norm(unit, dim=-1)) * _wide(largest[..., 0])
     l2 = l2 + 0 * size  # NaN where the baseline is not finite, however small the difference
-    metrics = (l2, distance)
+    metrics = [l2, distance]
     if relative:
         baseline_norm = size * _wide(largest_b[..., 0]).index_select(0, prompt)
-        metrics += ((l2 / baseline_norm).masked_fill(baseline_norm == 0, torch.nan),)
+        metrics.append((l2 / baseline_norm).masked_fill(baseline_norm == 0, torch.nan))
     return torch.stack(metrics, dim=-1).to(delta.dtype)
 
 

@@ -4,7 +4,7 @@ Between two passes of the same shape nothing differs but the token ids.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,7 +13,8 @@ from engine.kernels.batches import Batch, make_batch
 from engine.model.decoder import Decoder
 from engine.sweeps.distances import measure_readouts
 from engine.sweeps.probe import Probe
-from engine.sweeps.sweep import Limits, Readout, sweep
+from engine.sweeps.readout import Limits, Readout
+from engine.sweeps.sweep import sweep
 from engine.text.knockouts import Knockouts
 
 GPU_LIMITS = Limits(rows=1 << 12, pattern_cells=1 << 24, joint_cells=1 << 22, buffered_cells=1 << 26)
@@ -46,7 +47,7 @@ class Pass:
     layers: tuple[int, ...]
     of: tuple[int, ...] | None = None
     """The prompt of each reading; None where every prompt has one."""
-    probe: Probe = Probe()
+    probe: Probe = field(default_factory=Probe)
 
     @property
     def shape(self) -> Shape:
@@ -69,8 +70,7 @@ class Pass:
 
     def readouts(self, batch: Batch, *, to_end: bool = False) -> Iterator[Readout]:
         """What the layers show, one at a time; see ``sweep``."""
-        ways = {"layers": self.layers, "to_end": to_end, "limits": self.limits, "probe": self.probe}
-        return sweep(self.decoder, batch, **ways)
+        return sweep(self.decoder, batch, layers=self.layers, to_end=to_end, limits=self.limits, probe=self.probe)
 
     def distances(self, batch: Batch) -> Float[Tensor, "l m site metric"]:
         """All distances, still on the device."""

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from engine.kernels.difference import Carried, Origins
-from engine.sweeps.sweep import Readout, Site
+from engine.sweeps.readout import Readout, Site
 from engine.sweeps.travelling import Journey, Station
 
 

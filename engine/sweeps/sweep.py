@@ -14,18 +14,10 @@ from functools import cached_property
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from engine.kernels.attention import (
-    attended,
-    hidden_masses,
-    joint_z,
-    leave_one_out,
-    query_scores,
-    value_difference,
-    z_difference,
-)
+from engine.kernels.attention import attended, hidden_masses, joint_z, query_scores
 from engine.kernels.batches import Batch
 from engine.kernels.causal import causal_z
 from engine.kernels.difference import Carried, carried, carry_in_chunks
@@ -33,46 +25,8 @@ from engine.kernels.masks import MaskedCopies, Masks, masked_copies, query_masks
 from engine.kernels.rotary import RotaryTables
 from engine.model.decoder import Decoder, Layer
 from engine.sweeps.probe import Probe
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """What is read: ``num_vectors`` vectors side by side, their baseline per prompt and difference per variant."""
-
-    baseline: Float[Tensor, "b c"]
-    delta: Float[Tensor, "m c"]
-    num_vectors: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Readout:
-    """What one layer shows: the stream that leaves it and, where the layer is measured, its sites Full, Attn, heads and
-    those that were asked for.
-
-    ``residual`` has all rows, or only the queries' rows when no later layer follows.
-    """
-
-    layer: int
-    residual: Float[Tensor, "r e"]
-    sites: tuple[Site, ...] = ()
-    masses: Float[Tensor, "m h"] | None = None
-    """The share of the baseline's pattern that each variant hides, head by head, if it was asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds on what a pass holds at once; they change its memory and its use of caches, not its numbers."""
-
-    rows: int = 256
-    """Rows that go through a projection or an MLP together."""
-    pattern_cells: int = 1 << 18
-    """Cells of the variants' patterns (prompt x variant x head x key) made together."""
-    joint_cells: int = 1 << 17
-    """Cells of all patterns (row x head x key) up to which one prompt and its masked copies share one softmax."""
-    masked_variants: int = 64
-    """Single-token variants up to which each gets a mask and a softmax of its own; more share their sums."""
-    buffered_cells: int = 1 << 20
-    """Activations that become distances together: a small prompt needs one round, a long one stays in the caches."""
+from engine.sweeps.readout import Limits, Readout, Site
+from engine.sweeps.variants import Variants
 
 
 def sweep(
@@ -172,67 +126,12 @@ class _Run:
             z = prompts.from_heads(grid)
         if not measured:
             return Carried(z, len(z), self.batch.origins.none()), None
-        delta = self._z_differences(scores, pattern, read_values, masks)
+        delta = self._variants.of(scores, pattern, read_values, masks)
         if self._cut_heads is not None:
             delta = delta * repeat(self._cut_heads[index], "h -> (h d)", d=self.decoder.heads.head_dim)
         variants = self.batch.variants
         masses = variants.rows(hidden_masses(pattern, self.batch.chosen)) if self.probe.masses else None
         return carried(z, delta, self.batch.query_origins if final else self.batch.origins), masses
-
-    def _z_differences(
-        self,
-        scores: Float[Tensor, "b kv g k"],
-        pattern: Float[Tensor, "b kv g k"],
-        values: Float[Tensor, "b kv k d"],
-        masks: Masks,
-    ) -> Float[Tensor, "m c"]:
-        """The variants' differences: one masked softmax for each, or a leave-one-out where single tokens are many."""
-        if self.probe.intervention != "mask":
-            return self.batch.variants.rows(self._replaced(pattern, values))
-        if self.batch.variants.width > self.limits.masked_variants and self.batch.single_keys is not None:
-            return self.batch.variants.rows(self._left_out(scores, pattern, values, self.batch.single_keys))
-        at_once = max(1, self.limits.pattern_cells // scores.numel())
-        hidden = self.batch.hidden.split(at_once, dim=2)
-        blind = [None] * len(hidden) if masks.blind is None else masks.blind.split(at_once, dim=2)
-        parts = [z_difference(scores, pattern, values, hidden=h, blind=b) for h, b in zip(hidden, blind, strict=True)]
-        return self.batch.variants.rows(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
-
-    def _replaced(
-        self, pattern: Float[Tensor, "b kv g k"], values: Float[Tensor, "b kv k d"]
-    ) -> Float[Tensor, "b v c"]:
-        """The differences when hidden keys keep their share of the pattern and lose their value."""
-        means = self._means(values) if self.probe.intervention == "value-mean" else None
-        at_once = max(1, self.limits.pattern_cells // pattern.numel())
-        parts = [
-            value_difference(pattern, values, hidden=hidden, means=means)
-            for hidden in self.batch.hidden.split(at_once, dim=2)
-        ]
-        return torch.cat(parts, dim=1)
-
-    def _means(self, values: Float[Tensor, "b kv k d"]) -> Float[Tensor, "b kv 1 d"]:
-        """The mean value of every head over its prompt; padding is 0."""
-        lengths = torch.tensor([self.batch.prompts.lengths[prompt] for prompt in self.batch.of]).to(values)
-        return values.sum(2, keepdim=True) / rearrange(lengths, "b -> b 1 1 1")
-
-    def _left_out(
-        self,
-        scores: Float[Tensor, "b kv g k"],
-        pattern: Float[Tensor, "b kv g k"],
-        values: Float[Tensor, "b kv k d"],
-        keys: Int[Tensor, "b v"],
-    ) -> Float[Tensor, "b v c"]:
-        """The differences of single hidden keys, some key/value heads at a time, to keep the sums in the caches."""
-        b, kv, k, d = values.shape
-        delta = values.new_empty(b, k, kv, scores.shape[2] * d)
-        at_once = max(1, self.limits.pattern_cells * kv // (scores.numel() * d))
-        for start in range(0, kv, at_once):
-            part = slice(start, start + at_once)
-            some = leave_one_out(scores[:, part], pattern[:, part], values[:, part])
-            delta[:, :, part] = rearrange(some, "b k (kv c) -> b k kv c", c=delta.shape[3])
-        flat = rearrange(delta, "b k kv c -> b k (kv c)")
-        if self.batch.every_key:
-            return flat
-        return flat.gather(1, rearrange(keys, "b v -> b v 1").expand(-1, -1, flat.shape[2]))
 
     def _masks(self, window: int | None) -> Masks:
         if window not in self.masks:
@@ -246,6 +145,10 @@ class _Run:
             group = heads.num_heads // heads.num_kv_heads
             self.copies[key] = masked_copies(self.batch, window, only_query=only_query, group=group, dtype=dtype)
         return self.copies[key]
+
+    @cached_property
+    def _variants(self) -> Variants:
+        return Variants(self.batch, self.probe, self.limits)
 
     @cached_property
     def _cut_heads(self) -> Float[Tensor, "l h"] | None:

@@ -13,36 +13,17 @@ from functools import cached_property
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from einops import rearrange, reduce
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from engine.kernels.causal import causal_z
-from engine.kernels.difference import Carried, Origins, carry_in_chunks
+from engine.kernels.difference import Carried, carry_in_chunks
 from engine.kernels.masks import visible_keys
 from engine.kernels.shifts import Baseline, Hidden, Moved, shifted_z
-from engine.model.decoder import Decoder, Layer
-from engine.questions.question import Intervention
-from engine.sweeps.sweep import Limits
+from engine.model.decoder import Layer
+from engine.sweeps.journey import Journey
 from engine.text.forks import Bundle
-
-Rows = list[Float[Tensor, "fbn c"]]
-"""Difference rows, bundle by bundle."""
-
-
-@dataclass(frozen=True)
-class Journey:
-    """What travels: prompts of one length, the bundles of forks that each of them gets, and how they are cut."""
-
-    decoder: Decoder
-    token_ids: Int[Tensor, "b s"]
-    bundles: tuple[Bundle, ...]
-    intervention: Intervention
-    heads: Bool[np.ndarray, "l h"] | None
-    num_prompt: int
-    """Tokens of the prompt itself; the rest is the answer that follows it."""
-    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,41 +64,36 @@ class _Run:
         active = tuple(bundle.num_active(index) for bundle in journey.bundles)
         before = tuple(bundle.num_active(index - 1) for bundle in journey.bundles)
         if stream is None:
-            before = (0,) * len(active)
-            stream = self._carried(journey.decoder.embed(rearrange(journey.token_ids, "b s -> (b s)")), before)
+            stream = self.journey.carried(journey.decoder.embed(rearrange(journey.token_ids, "b s -> (b s)")), before)
         z = self._attend(index, stream, before, active)
         attn = layer.attention.output.carry(z)
-        attn, middle = self._added(stream, attn, before, active)
+        middle = self._added(stream, attn, before, active)
         mlp = carry_in_chunks(layer.carry_mlp, middle, max_rows=journey.limits.rows)
         return Station(index, z, attn, mlp, middle.with_rows(middle.rows + mlp.rows), active)
 
-    def _added(
-        self, stream: Carried, attn: Carried, before: Sequence[int], active: Sequence[int]
-    ) -> tuple[Carried, Carried]:
-        """What attention adds, and the stream with it; forks that join here had no difference yet."""
+    def _added(self, stream: Carried, attn: Carried, before: Sequence[int], active: Sequence[int]) -> Carried:
+        """The stream with what attention adds; forks that join here had no difference yet."""
         if before == active:
-            return attn, attn.with_rows(attn.rows + stream.rows)
-        old = self._bundled(stream.delta, before)
-        wide = [
-            self._widened(rows, n, m, size) for rows, n, m, size in zip(old, before, active, self._sizes, strict=True)
-        ]
-        return attn, attn.with_rows(attn.rows + torch.cat((stream.baseline, *wide)))
+            return attn.with_rows(attn.rows + stream.rows)
+        journey, old = self.journey, self.journey.bundled(stream.delta, before)
+        bundles = zip(old, before, active, journey.sizes, strict=True)
+        wide = [journey.widened(rows, joined, joining, size) for rows, joined, joining, size in bundles]
+        return attn.with_rows(attn.rows + torch.cat((stream.baseline, *wide)))
 
     def _attend(self, index: int, stream: Carried, before: Sequence[int], active: Sequence[int]) -> Carried:
         """The head outputs of every row, as differences where a fork has joined."""
         layer = self.journey.decoder.layers[index]
         q, k, v = self._project(layer, stream, before)
-        s, heads = self.journey.token_ids.shape[1], layer.attention.heads
+        s = self.journey.token_ids.shape[1]
         base = [rearrange(x[: stream.num_baseline], "(b s) h d -> b h s d", s=s) for x in (q, k, v)]
         z = causal_z(*base, scale=layer.attention.scale, window=layer.attention.window)
-        deltas = [self._bundled(x[stream.num_baseline :], before) for x in (q, k, v)]
+        deltas = [self.journey.bundled(x[stream.num_baseline :], before) for x in (q, k, v)]
         parts = [rearrange(z, "b h s d -> (b s) (h d)")]
         for place, bundle in enumerate(self.journey.bundles):
             if active[place]:
-                moved = [self._grid(x[place], bundle, before[place], active[place]) for x in deltas]
+                moved = [self.journey.grid(x[place], bundle, before[place], active[place]) for x in deltas]
                 parts += self._shifted(index, place, base, moved, active[place])
-        assert heads.num_heads * heads.head_dim == parts[0].shape[1]
-        return self._carried(torch.cat(parts), active)
+        return self.journey.carried(torch.cat(parts), active)
 
     def _project(self, layer: Layer, stream: Carried, before: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of all rows, positions applied."""
@@ -129,7 +105,7 @@ class _Run:
         qk, v = rearrange(every, "n (h d) -> n h d", d=heads.head_dim).split(split, dim=1)
         if attention.qk_norm is not None:
             qk = attention.qk_norm.carry(stream.with_rows(qk)).rows
-        tables = self.journey.decoder.rotary(self._positions(before), self.journey.token_ids.shape[1])
+        tables = self.journey.decoder.rotary(self.journey.positions(before), self.journey.num_positions)
         return *attention.split(tables.rotate(qk)), v
 
     def _shifted(
@@ -160,8 +136,8 @@ class _Run:
         journey, heads = self.journey, self.journey.decoder.heads
         keys = self._keys[place][forks] & rearrange(self._cuts[place][index, forks], "f -> f 1 1")
         cut = keys.new_ones(heads.num_heads) if self._cut_heads is None else self._cut_heads[index]
-        by_head = rearrange(cut, "(kv g) -> 1 1 kv g 1 1", kv=heads.num_kv_heads)
-        every = rearrange(keys, "f n k -> f 1 1 1 n k") & by_head
+        by_head = rearrange(cut, "(kv g) -> 1 kv 1 g 1 1", kv=heads.num_kv_heads)
+        every = rearrange(keys, "f n k -> 1 1 f 1 n k") & by_head
         blind = (every | ~visible).all(-1, keepdim=True)
         mean = None
         if journey.intervention == "value-mean":
@@ -173,53 +149,14 @@ class _Run:
         return visible_keys(positions, bundle.stop, window)
 
     @cached_property
-    def _sizes(self) -> tuple[int, ...]:
-        """Rows of one fork of each bundle, in all prompts."""
-        return tuple(len(self.journey.token_ids) * bundle.num_positions for bundle in self.journey.bundles)
-
-    @cached_property
     def _keys(self) -> list[Bool[Tensor, "f n k"]]:
-        return [self._on_device(bundle.hidden()) for bundle in self.journey.bundles]
+        return [self.journey.on_device(bundle.hidden()) for bundle in self.journey.bundles]
 
     @cached_property
     def _cuts(self) -> list[Bool[Tensor, "l f"]]:
         layers = range(len(self.journey.decoder.layers))
-        return [self._on_device(np.stack([b.cut(layer) for layer in layers])) for b in self.journey.bundles]
+        return [self.journey.on_device(np.stack([b.cut(layer) for layer in layers])) for b in self.journey.bundles]
 
     @cached_property
     def _cut_heads(self) -> Bool[Tensor, "l h"] | None:
-        return None if self.journey.heads is None else self._on_device(self.journey.heads)
-
-    def _on_device(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.journey.decoder.device, non_blocking=True)
-
-    def _carried(self, rows: Float[Tensor, "n c"], active: Sequence[int]) -> Carried:
-        """Rows with the baseline row that each difference belongs to."""
-        b, s = self.journey.token_ids.shape
-        host = np.concatenate([np.zeros(0, dtype=np.int64), *self._origins(active)])
-        return Carried(rows, b * s, Origins(host, self.journey.decoder.device))
-
-    def _origins(self, active: Sequence[int]) -> Iterator[Int[np.ndarray, " fbn"]]:
-        b, s = self.journey.token_ids.shape
-        for bundle, count in zip(self.journey.bundles, active, strict=True):
-            rows = np.arange(b)[:, None] * s + np.arange(bundle.start, bundle.stop)
-            yield np.tile(rows.ravel(), count)
-
-    def _positions(self, active: Sequence[int]) -> Int[Tensor, " n"]:
-        """The position of every row."""
-        b, s = self.journey.token_ids.shape
-        return self._on_device(np.concatenate([np.arange(b * s), *self._origins(active)]) % s)
-
-    def _bundled(self, delta: Float[Tensor, "m ..."], active: Sequence[int]) -> Rows:
-        return list(delta.split([count * size for count, size in zip(active, self._sizes, strict=True)]))
-
-    def _widened(self, rows: Tensor, before: int, active: int, size: int) -> Tensor:
-        """Rows of forks that join, which are zeros, behind those that are there."""
-        missing = (active - before) * size
-        return F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, missing)) if missing else rows
-
-    def _grid(self, rows: Float[Tensor, "fbn h d"], bundle: Bundle, before: int, active: int) -> Tensor:
-        """A bundle's rows by fork, prompt and position."""
-        b, n = len(self.journey.token_ids), bundle.num_positions
-        wide = self._widened(rows, before, active, b * n)
-        return rearrange(wide, "(f b n) h d -> f b n h d", b=b, n=n)
+        return None if self.journey.heads is None else self.journey.on_device(self.journey.heads)

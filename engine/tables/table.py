@@ -78,7 +78,7 @@ def build_tables(
     token += np.repeat(np.cumsum([0, *map(len, positions[:-1])]), rows)
     numbers = np.concatenate([each.reshape(-1, 2) for each in distances])
     kind = pl.Enum(list(variants))
-    return pl.DataFrame(
+    frame = pl.DataFrame(
         {
             PROMPT_ID: pl.Series(prompt_ids)[np.repeat(np.arange(len(rows)), rows)],
             "layer": np.asarray(layers, np.int32)[layer],
@@ -88,15 +88,10 @@ def build_tables(
             "l2_distance": pl.Series(numbers[:, 0], nan_to_null=True),
             "cosine_distance": pl.Series(numbers[:, 1], nan_to_null=True),
         }
-        | {
-            name: pl.Series(list(chain.from_iterable(values)), dtype=LABELS[name])[token]
-            for name, values in (labels or {}).items()
-        }
-        | {
-            name: pl.Series(np.concatenate([each.ravel() for each in arrays]), nan_to_null=True)
-            for name, arrays in (cells or {}).items()
-        }
     )
+    more = {name: pl.Series(list(chain(*of)), dtype=LABELS[name])[token] for name, of in (labels or {}).items()}
+    more |= {n: pl.Series(np.concatenate([x.ravel() for x in of]), nan_to_null=True) for n, of in (cells or {}).items()}
+    return frame.with_columns(**more) if more else frame
 
 
 def _axes(shape: tuple[int, int, int]) -> tuple[Int[np.ndarray, " rows"], ...]:

@@ -1,0 +1,81 @@
+"""The head outputs of every variant of a batch, as differences from its query's.
+
+Axes as in ``batches`` and ``attention``.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from engine.kernels.attention import leave_one_out, value_difference, z_difference
+from engine.kernels.batches import Batch
+from engine.kernels.masks import Masks
+from engine.sweeps.probe import Probe
+from engine.sweeps.readout import Limits
+
+
+@dataclass(frozen=True)
+class Variants:
+    """What the knockouts of a batch do to its queries' attention."""
+
+    batch: Batch
+    probe: Probe
+    limits: Limits
+
+    def of(
+        self,
+        scores: Float[Tensor, "b kv g k"],
+        pattern: Float[Tensor, "b kv g k"],
+        values: Float[Tensor, "b kv k d"],
+        masks: Masks,
+    ) -> Float[Tensor, "m c"]:
+        """The variants' differences: one masked softmax for each, or a leave-one-out where single tokens are many."""
+        if self.probe.intervention != "mask":
+            return self.batch.variants.rows(self._replaced(pattern, values))
+        if self.batch.variants.width > self.limits.masked_variants and self.batch.single_keys is not None:
+            return self.batch.variants.rows(self._left_out(scores, pattern, values, self.batch.single_keys))
+        at_once = max(1, self.limits.pattern_cells // scores.numel())
+        hidden = self.batch.hidden.split(at_once, dim=2)
+        blind = [None] * len(hidden) if masks.blind is None else masks.blind.split(at_once, dim=2)
+        parts = [z_difference(scores, pattern, values, hidden=h, blind=b) for h, b in zip(hidden, blind, strict=True)]
+        return self.batch.variants.rows(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+
+    def _replaced(
+        self, pattern: Float[Tensor, "b kv g k"], values: Float[Tensor, "b kv k d"]
+    ) -> Float[Tensor, "b v c"]:
+        """The differences when hidden keys keep their share of the pattern and lose their value."""
+        means = self._means(values) if self.probe.intervention == "value-mean" else None
+        at_once = max(1, self.limits.pattern_cells // pattern.numel())
+        parts = [
+            value_difference(pattern, values, hidden=hidden, means=means)
+            for hidden in self.batch.hidden.split(at_once, dim=2)
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _means(self, values: Float[Tensor, "b kv k d"]) -> Float[Tensor, "b kv 1 d"]:
+        """The mean value of every head over its prompt; padding is 0."""
+        lengths = torch.tensor([self.batch.prompts.lengths[prompt] for prompt in self.batch.of]).to(values)
+        return values.sum(2, keepdim=True) / rearrange(lengths, "b -> b 1 1 1")
+
+    def _left_out(
+        self,
+        scores: Float[Tensor, "b kv g k"],
+        pattern: Float[Tensor, "b kv g k"],
+        values: Float[Tensor, "b kv k d"],
+        keys: Int[Tensor, "b v"],
+    ) -> Float[Tensor, "b v c"]:
+        """The differences of single hidden keys, some key/value heads at a time, to keep the sums in the caches."""
+        b, kv, k, d = values.shape
+        delta = values.new_empty(b, k, kv, scores.shape[2] * d)
+        at_once = max(1, self.limits.pattern_cells * kv // (scores.numel() * d))
+        for start in range(0, kv, at_once):
+            part = slice(start, start + at_once)
+            some = leave_one_out(scores[:, part], pattern[:, part], values[:, part])
+            delta[:, :, part] = rearrange(some, "b k (kv c) -> b k kv c", c=delta.shape[3])
+        flat = rearrange(delta, "b k kv c -> b k (kv c)")
+        if self.batch.every_key:
+            return flat
+        return flat.gather(1, rearrange(keys, "b v -> b v 1").expand(-1, -1, flat.shape[2]))
