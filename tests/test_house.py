@@ -11,8 +11,9 @@ import pytest
 ENGINE = Path(__file__).parent.parent / "engine"
 ORDER = [
     *("errors", "files", "tables.table", "tables.effects", "tables.columns", "tables.results"),
-    *(f"findings.{name}" for name in ("cells", "sums", "quantiles", "analysis", "terminal", "report")),
     *(f"questions.{name}" for name in ("indices", "words", "heads", "question", "saying")),
+    *(f"findings.{name}" for name in ("cells", "sums", "quantiles", "analysis", "answers", "terminal", "report")),
+    "findings.answers_report",
     *(f"text.{name}" for name in ("knockouts", "forks", "plans", "pieces", "chat", "reading", "prompts")),
     *(f"text.{name}" for name in ("characters", "spans", "groups", "rules")),
     *(f"kernels.{name}" for name in ("difference", "products", "split", "projection", "rotary", "batches", "masks")),
