@@ -74,7 +74,7 @@ def grid(
         return [f"(layer x token grid left out: it holds {GRID_COLUMNS} {'tokens' if single else 'groups'}{more})", ""]
     texts = case_texts(found)
     labels = [quoted(texts[place], columns=LABEL_WIDTH) for place in places]
-    largest = max(np.nanmax(np.abs(cells), initial=0.0), np.finfo(np.float32).tiny)
+    largest = float(max(np.nanmax(np.abs(cells), initial=0.0), np.finfo(np.float32).tiny))
     rows = [
         ["all" if layer is None else str(layer), *(_cell(value, largest, show) for value in row.tolist())]
         for layer, row in zip(found.layers, cells, strict=True)
