@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -60,34 +61,45 @@ def _pass(trial: Trial, workload: Workload, token: int, layers: Collection[int])
 
 
 def _check_output(trial: Trial, workload: Workload, masker: AttentionMasker) -> Iterator[tuple[str, bool]]:
-    """KL and change of the answer's log-probability, each cell from a forward of its own."""
+    """The final state, KL and change of the answer's log-probability, each cell from a forward of its own."""
     everywhere = trial.words["cut"] == "all"
     layers, tokens = some(workload.num_layers), some(len(workload.token_ids))
-    table = masker.run(workload.token_ids, **trial.words, tokens=tokens, **({} if everywhere else {"layers": layers}))
-    plain = masked_pass(workload.model, workload.token_ids).log_probs
-    answer = int(plain.argmax())
+    chosen: dict[str, Any] = {"tokens": tokens} | ({} if everywhere else {"layers": layers})
+    table = masker.run(workload.token_ids, **trial.words, **chosen)
+    plain = masked_pass(workload.model, workload.token_ids)
+    answer = int(plain.log_probs.argmax())
     windows = [range(workload.num_layers)] if everywhere else [[layer] for layer in layers]
-    expected = []
-    for window in windows:
-        for token in tokens:
-            masked = _pass(trial, workload, token, window).log_probs
-            kl = (plain.exp() * (plain - masked)).sum()
-            expected.append((float(kl), float(masked[answer] - plain[answer])))
-    yield _nats(table, np.array(expected), workload.dtype)
+    masked = [_pass(trial, workload, token, window) for window in windows for token in tokens]
+    kl = [float((plain.log_probs.exp() * (plain.log_probs - each.log_probs)).sum()) for each in masked]
+    change = [float(each.log_probs[answer] - plain.log_probs[answer]) for each in masked]
+    moved = [float((each.state - plain.state).double().norm()) for each in masked]
+    yield _states(table, np.array(moved), float(plain.state.double().norm()), workload.dtype)
+    yield _nats(table, np.stack([kl, change], axis=1), workload.dtype)
+
+
+def _states(table: pl.DataFrame, expected: np.ndarray, size: float, dtype: str) -> tuple[str, bool]:
+    """The L2 distance of the final state, where it is large enough to be compared."""
+    tolerance, found = NAIVE_TOLERANCES[dtype], table["l2_distance"].cast(pl.Float64).to_numpy()
+    if found.shape != expected.shape:
+        return f"{len(found)} rows, where {len(expected)} are expected", False
+    chosen = expected > tolerance.floor * size
+    worst = float((np.abs(found - expected)[chosen] / expected[chosen]).max(initial=0.0))
+    text = f"L2 of the final state agrees with forwards under 4-D masks within {tolerance.rtol:g} ({tolerance.why})"
+    return f"{text}: {chosen.sum()} cells, largest error {worst:.1e}", bool(chosen.any()) and worst <= tolerance.rtol
 
 
 def _nats(table: pl.DataFrame, expected: np.ndarray, dtype: str) -> tuple[str, bool]:
+    """What a random model answers hardly changes, so that this alone would say little."""
     close = NATS[dtype]
     found = table.select(pl.col(CHANGES).cast(pl.Float64).fill_null(np.nan)).to_numpy()
     if found.shape != expected.shape:
         return f"{len(found)} rows, where {len(expected)} are expected", False
-    gaps, moved = np.abs(found - expected), np.abs(expected).max()
-    held = bool((gaps <= close.atol + close.rtol * np.abs(expected)).all()) and moved > close.atol
+    gaps, largest = np.abs(found - expected), np.abs(expected).max()
     text = (
         f"KL and change of the answer's log-probability agree with {len(expected)} forwards under 4-D masks, within "
-        f"{close.rtol:g} and {close.atol:g} nats ({close.why}): largest gap {gaps.max():.1e}, largest value {moved:.2g}"
+        f"{close.rtol:g} and {close.atol:g} nats ({close.why}): largest gap {gaps.max():.1e}, largest {largest:.2g}"
     )
-    return text, held
+    return text, bool((gaps <= close.atol + close.rtol * np.abs(expected)).all())
 
 
 def _check_layers(trial: Trial, workload: Workload, masker: AttentionMasker) -> Iterator[tuple[str, bool]]:

@@ -16,7 +16,7 @@ from benchmarks.workloads import Workload
 from engine import AttentionMasker
 from engine.datasets.manifest import Manifest
 from engine.datasets.worker import WRITERS
-from engine.runs import measuring
+from engine.sweeps import passes
 
 DATASET, FIRST_DATASET, BATCHED = "engine", "engine, first dataset", "batched forward"
 MEASURED_COLUMNS = ("l2_distance", "cosine_distance")
@@ -104,7 +104,7 @@ class Datasets:
 @contextmanager
 def passes_timed() -> Iterator[list[float]]:
     """The seconds of every pass in the block: layers and distances, from token ids on the device to numbers there."""
-    plain = measuring.measure_readouts
+    plain = passes.measure_readouts
     seconds: list[float] = []
 
     def timed(*arguments: Any, **named: Any) -> Any:
@@ -114,11 +114,11 @@ def passes_timed() -> Iterator[list[float]]:
         finally:
             seconds.append(time.perf_counter() - started)
 
-    measuring.measure_readouts = timed
+    passes.measure_readouts = timed
     try:
         yield seconds
     finally:
-        measuring.measure_readouts = plain
+        passes.measure_readouts = plain
 
 
 def measure_beside(workload: Workload, *, lengths: tuple[int, int], size: int, rounds: int, folder: Path) -> Beside:

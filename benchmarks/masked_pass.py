@@ -21,9 +21,12 @@ Edge = tuple[int, int]
 
 @dataclass(frozen=True)
 class Shown:
-    """What the final position shows: what every layer adds to the residual stream, and log-probabilities in float64."""
+    """What the final position shows: what every layer adds to the residual stream, the state after the final norm, and
+    log-probabilities in float64.
+    """
 
     updates: Float[Tensor, "l e"]
+    state: Float[Tensor, " e"]
     log_probs: Float[Tensor, " token"]
 
 
@@ -50,7 +53,9 @@ def masked_pass(
     def note(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
         updates.append((output - args[0])[0, -1])
 
+    states: list[Tensor] = []
     hooks = [block.register_forward_hook(note) for block in blocks]
+    hooks.append(model.base_model.norm.register_forward_hook(lambda *shown: states.append(shown[2][0, -1])))
     hooks += [blocks[layer].register_forward_pre_hook(hide, with_kwargs=True) for layer in layers]
     try:
         ids = torch.tensor([token_ids], device=model.device)
@@ -58,7 +63,7 @@ def masked_pass(
     finally:
         for hook in hooks:
             hook.remove()
-    return Shown(torch.stack(updates), logits.double().log_softmax(-1))
+    return Shown(torch.stack(updates), states[0], logits.double().log_softmax(-1))
 
 
 def masked_copies(workload: Workload, *, logits: bool) -> Callable[[], object]:

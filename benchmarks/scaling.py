@@ -6,6 +6,7 @@ through log(time) over log(size): 1 means that twice the size takes twice the ti
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -113,7 +114,7 @@ def _grow(name: str, options: Options) -> list[Growth]:
     ]
 
 
-def _call(masker: AttentionMasker, prompt: Workload, **chosen: range) -> Call:
+def _call(masker: AttentionMasker, prompt: Workload, **chosen: Any) -> Call:
     return lambda: masker.run(prompt.token_ids, **chosen)
 
 

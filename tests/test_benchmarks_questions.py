@@ -52,7 +52,7 @@ def assert_report(capsys, folder: Path) -> None:
     ]
     assert "knockout takes 3 x 5 + 1 = 16 forwards with logits the naive way" in markdown
     assert "all queries take 3 x (5 + 1) = 18 forwards the naive way; 6 timed and extrapolated by 3" in markdown
-    assert markdown.count("- holds: tiny, 5 tokens, ") == 5
+    assert markdown.count("- holds: tiny, 5 tokens, ") == 7
 
 
 def test_report(capsys, tmp_path):

@@ -101,13 +101,13 @@ def test_a_prompt_that_is_missing_fails_the_suite(capsys, tmp_path, monkeypatch,
 
 def test_passes_are_timed_and_only_in_the_block():
     masker = AttentionMasker(load_workload("tiny", length=4).model)
-    plain = datasets.measuring.measure_readouts
+    plain = datasets.passes.measure_readouts
     with passes_timed() as seconds:
         masker.run([1, 2, 3])
         masker.run([1, 2, 3])
     assert len(seconds) == 2
     assert min(seconds) > 0
-    assert datasets.measuring.measure_readouts is plain
+    assert datasets.passes.measure_readouts is plain
 
 
 def test_shares_of_a_run():

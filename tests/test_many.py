@@ -10,6 +10,7 @@ from tokenizers_for_tests import byte_level
 
 from engine import AttentionMasker
 from engine.errors import ModelError, NumbersError, OutOfMemoryError, PromptError, SelectionError
+from engine.runs.jobs import Task
 from engine.runs.many import FIRST_AHEAD
 from engine.runs.schedule import Schedule
 
@@ -159,7 +160,7 @@ def test_what_is_no_model_is_refused(model):
 
 def test_batches_keep_to_the_budget_and_hold_every_job_once():
     masker = masker_of("qwen3")
-    jobs = dict(enumerate(masker._measuring.jobs(drawn(range(2, 40)), (0,), None)))
+    jobs = dict(enumerate(masker._measuring.preparing(Task((0,))).jobs(drawn(range(2, 40)))))
     schedule = Schedule(masker.decoder)
     schedule.rows = 50
     batches = list(schedule.batches(jobs))

@@ -12,7 +12,8 @@ FIRST_AHEAD, MOST_AHEAD = 16, 512
 """Prompts that are sorted by length together: few at first, for early results, then twice as many each time. More find
 closer companions, and hold more results back."""
 
-Prepare = Callable[[list[Any]], list[Job | ImpactError]]
+Prepare = Callable[[list[Any], list[Any]], list[Job | ImpactError]]
+"""Prompts and their ids -> jobs."""
 Measure = Callable[[list[Job]], list[Found]]
 Outcomes = dict[int, Found | ImpactError]
 
@@ -32,7 +33,8 @@ def measured_in_order(
     waiting, ahead, failure = iter(prompts), FIRST_AHEAD, None
     while failure is None:
         window, failure = _read(waiting, ahead)
-        outcomes = measured(prepare([prompt for _, prompt in window]), schedule=schedule, measure=measure)
+        ids, sources = [prompt_id for prompt_id, _ in window], [prompt for _, prompt in window]
+        outcomes = measured(prepare(sources, ids), schedule=schedule, measure=measure)
         for place, (prompt_id, _) in enumerate(window):
             outcome = outcomes[place]
             if isinstance(outcome, ImpactError):

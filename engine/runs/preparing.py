@@ -52,16 +52,13 @@ class Preparing:
         if isinstance(prompt, ImpactError):
             return prompt
         try:
-            outline, names = self._outlined(prompt, prompt_id)
+            (plan, group_of, undefined), names = self._outlined(prompt, prompt_id)
         except ImpactError as error:
             return error
-        if isinstance(outline, ImpactError):
-            return outline
-        plan, group_of, undefined = outline
         of_cases = tuple(names[group] for group in group_of)
         return Job(prompt, plan, of_cases, undefined, self._windows, self._answer)
 
-    def _outlined(self, prompt: Prompt, prompt_id: Any) -> tuple[Outline | ImpactError, Sequence[str]]:
+    def _outlined(self, prompt: Prompt, prompt_id: Any) -> tuple[Outline, Sequence[str]]:
         """The cases of a prompt and the names of its groups. Single tokens are the same for all prompts of a length."""
         length, question = len(prompt), self._task.question
         if not self._rule.is_tokens or question.skip_special:
@@ -73,8 +70,10 @@ class Preparing:
                 self._outlines[length] = self._outline(groups.positions, length)
             except ImpactError as error:
                 self._outlines[length] = error
-        tokens = self._task.tokens
-        return self._outlines[length], prompt.pieces if tokens is None else [prompt.pieces[t] for t in tokens]
+        found, tokens = self._outlines[length], self._task.tokens
+        if isinstance(found, ImpactError):
+            raise found
+        return found, prompt.pieces if tokens is None else [prompt.pieces[token] for token in tokens]
 
     def _outline(self, groups: Sequence[tuple[int, ...]], num_tokens: int) -> Outline:
         question = self._task.question

@@ -3,19 +3,23 @@
 Axes: ``u`` baseline row, ``m`` read, ``e`` residual channel, ``c`` token of the vocabulary.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from engine.kernels.difference import Carried, RMSNorm
+from engine.kernels.difference import Carried, Origins, RMSNorm
 from engine.kernels.projection import Projection
 from engine.model.decoder import Decoder
 from engine.sweeps.distances import distances
 
+BASELINES = 16
+"""Baseline rows whose distributions are held at once."""
 ROWS = 256
 """Reads whose logits are made together; the unembedding is read once for all of them."""
 CELLS = 1 << 20
@@ -52,41 +56,59 @@ def answers(decoder: Decoder, stream: Carried, *, targets: Int[Tensor, " u"], re
     base, delta = hidden.split(hidden.rows)
     vectors = rearrange(base, "u e -> u 1 e"), rearrange(delta, "m e -> m 1 e")
     moved = distances(*vectors, stream.origins.rows, relative=relative)
-    logits = _logits(decoder.unembedding, base)
-    if decoder.unembedding.bias is not None:
-        logits = logits + decoder.unembedding.bias
-    logprobs = torch.log_softmax(_wide(logits), dim=-1)
-    baseline = logits, logprobs.exp()
-    scored = torch.where(targets < 0, logits.argmax(-1), targets)
-    parts = [
-        part
-        for start in range(0, len(delta), ROWS)
-        for part in _parts(
-            decoder, delta[start : start + ROWS], stream.origins.rows[start : start + ROWS], baseline, scored
-        )
-    ]
-    kl, change, top = (torch.cat(each) for each in zip(*parts, strict=True))
-    logprob = logprobs.gather(1, rearrange(scored, "u -> u 1"))
-    return Answers(rearrange(moved, "m 1 metric -> m metric"), kl, rearrange(logprob, "u 1 -> u"), change, scored, top)
+    kl, change, top = (delta.new_empty(len(delta), dtype=kind) for kind in (delta.dtype, delta.dtype, torch.int64))
+    logprob, scored = [], []
+    for start in range(0, len(base), BASELINES):
+        some = _Baseline.of(decoder, base[start : start + BASELINES], targets[start : start + BASELINES])
+        logprob.append(some.logprob)
+        scored.append(some.scored)
+        for rows, of in _reads_of(stream.origins, start, start + len(some.scored)):
+            kl[rows], change[rows], top[rows] = some.read(decoder, delta.index_select(0, rows), of)
+    found = rearrange(moved, "m 1 metric -> m metric")
+    return Answers(found, kl, torch.cat(logprob), change, torch.cat(scored), top)
 
 
-def _parts(
-    decoder: Decoder,
-    delta: Float[Tensor, "m e"],
-    of: Int[Tensor, " m"],
-    baseline: tuple[Float[Tensor, "u c"], Float[Tensor, "u c"]],
-    scored: Int[Tensor, " u"],
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """KL, change and top token of some reads, from the differences of their logits and the baseline's logits and
-    probabilities.
-    """
-    shifts = _logits(decoder.unembedding, delta)
-    at_once = max(1, CELLS // shifts.shape[1])
-    pairs = zip(shifts.split(at_once), of.split(at_once), strict=True)
-    logits, p = baseline
-    return [
-        _read(shift, _of_rows(logits, rows), _of_rows(p, rows), scored.index_select(0, rows)) for shift, rows in pairs
-    ]
+def _reads_of(origins: Origins, first: int, last: int) -> Iterator[tuple[Int[Tensor, " m"], Int[Tensor, " m"]]]:
+    """The reads of some baseline rows, as many at a time as logits are made together, and the row of each."""
+    places = np.flatnonzero((origins.host >= first) & (origins.host < last))
+    for start in range(0, len(places), ROWS):
+        some = places[start : start + ROWS]
+        arrays = (some, origins.host[some] - first)
+        rows, of = (torch.from_numpy(each).to(origins.device, non_blocking=True) for each in arrays)
+        yield rows, of
+
+
+@dataclass(frozen=True, slots=True)
+class _Baseline:
+    """Some baseline rows: their logits and probabilities, which token is scored, and its log-probability."""
+
+    logits: Float[Tensor, "u c"]
+    p: Float[Tensor, "u c"]
+    scored: Int[Tensor, " u"]
+    logprob: Float[Tensor, " u"]
+
+    @classmethod
+    def of(cls, decoder: Decoder, base: Float[Tensor, "u e"], targets: Int[Tensor, " u"]) -> "_Baseline":
+        logits = _logits(decoder.unembedding, base)
+        if decoder.unembedding.bias is not None:
+            logits = logits + decoder.unembedding.bias
+        logprobs = torch.log_softmax(_wide(logits), dim=-1)
+        scored = torch.where(targets < 0, logits.argmax(-1), targets)
+        logprob = logprobs.gather(1, rearrange(scored, "u -> u 1"))
+        return cls(logits, logprobs.exp_(), scored, rearrange(logprob, "u 1 -> u"))
+
+    def read(
+        self, decoder: Decoder, delta: Float[Tensor, "m e"], of: Int[Tensor, " m"]
+    ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"], Int[Tensor, " m"]]:
+        """KL, change and top token of reads that belong to the rows ``of``."""
+        shifts = _logits(decoder.unembedding, delta)
+        at_once = max(1, CELLS // shifts.shape[1])
+        parts = [
+            _read(shift, _of_rows(self.logits, rows), _of_rows(self.p, rows), self.scored.index_select(0, rows))
+            for shift, rows in zip(shifts.split(at_once), of.split(at_once), strict=True)
+        ]
+        kl, change, top = (torch.cat(each) for each in zip(*parts, strict=True))
+        return kl, change, top
 
 
 def _read(
