@@ -10,9 +10,10 @@ import pytest
 
 ENGINE = Path(__file__).parent.parent / "engine"
 ORDER = [
-    *("errors", "files", "tables.table", "tables.effects", "tables.results"),
-    *(f"findings.{name}" for name in ("cells", "sums", "quantiles", "analysis", "terminal", "report")),
-    *(f"questions.{name}" for name in ("indices", "words", "heads", "question")),
+    *("errors", "files", "tables.table", "tables.effects", "tables.columns", "tables.results"),
+    *(f"questions.{name}" for name in ("indices", "words", "heads", "question", "saying")),
+    *(f"findings.{name}" for name in ("cells", "sums", "quantiles", "analysis", "answers", "terminal", "report")),
+    "findings.answers_report",
     *(f"text.{name}" for name in ("knockouts", "forks", "plans", "pieces", "chat", "reading", "prompts")),
     *(f"text.{name}" for name in ("characters", "spans", "groups", "rules")),
     *(f"kernels.{name}" for name in ("difference", "products", "split", "projection", "rotary", "batches", "masks")),
@@ -28,7 +29,8 @@ ORDER = [
     *(f"datasets.{name}" for name in ("feed", "merging", "progress", "stopping", "production", "reading")),
     *(f"crews.{name}" for name in ("serial", "worker_process", "seat", "processes")),
     *(f"crews.{name}" for name in ("connection", "desk", "actors", "cluster")),
-    *("making", "experiment", "summary", "walkthrough", "verification", "commands"),
+    *("making", "experiment", *(f"summaries.{name}" for name in ("lines", "layers", "answers", "naive"))),
+    *("summary", "walkthrough", "verification", "commands"),
 ]
 """A module may import what stands before it, and its own folder."""
 

@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="mask-impact analyze",
         description="Show the most impactful tokens, layers, heads and cells of a results file or a dataset, with "
-        "statistics per variant and the profile over layers.",
+        "statistics per variant and the profile over layers; of effects on the answer, the strongest.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -39,17 +39,21 @@ def build_parser() -> argparse.ArgumentParser:
 def execute(arguments: argparse.Namespace) -> int:
     """Print the findings in ``arguments.file`` and return 0. Raises ``ResultsError`` for results that have none."""
     from engine.files import show, write_stdout
-    from engine.findings.analysis import analyze
-    from engine.findings.report import as_json, as_text
+    from engine.findings import analysis, answers, answers_report, report
+    from engine.tables.columns import is_effects
     from engine.tables.results import reading
 
+    kind: Any = (analysis.analyze, report)
     with reading(arguments.file):
         lazy, provenance, num_prompts = _opened(arguments.file)
-        analysis = analyze(lazy, top=arguments.top, skip_first=arguments.skip_first, num_prompts=num_prompts)
+        if is_effects(lazy.collect_schema().names()):
+            kind = (answers.analyze_answers, answers_report)
+        analyze, told = kind
+        found = analyze(lazy, top=arguments.top, skip_first=arguments.skip_first, num_prompts=num_prompts)
     if arguments.json:
-        write_stdout(as_json(analysis, provenance=provenance))
+        write_stdout(told.as_json(found, provenance=provenance))
     else:
-        show(as_text(analysis, provenance=provenance), end="")
+        show(told.as_text(found, provenance=provenance), end="")
     return 0
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.commands import questions
 from engine.commands.arguments import Parser
 from engine.commands.choices import describe_model
 from engine.errors import ResultsError, SelectionError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from engine.datasets.blueprint import Blueprint
     from engine.datasets.manifest import Manifest
     from engine.making import Staff
+    from engine.questions.question import Question
     from engine.runs.measuring import Measuring
 
 DEFAULT_FOLDER = "mask_impacts"
@@ -51,7 +53,7 @@ def refuse_options(arguments: argparse.Namespace) -> None:
         raise SelectionError(f"{given[0]} is for sets of prompts; give a file with --prompts, or leave it out")
 
 
-def execute(arguments: argparse.Namespace) -> int:
+def execute(arguments: argparse.Namespace, question: "Question") -> int:
     """Measure the set and show what became of it."""
     folder = arguments.output or DEFAULT_FOLDER
     if folder == "-" or (Path(folder).suffix.lower() in TABLE_SUFFIXES and not Path(folder).is_dir()):
@@ -63,7 +65,7 @@ def execute(arguments: argparse.Namespace) -> int:
     staff = Staff(workers=arguments.workers, ray=arguments.ray)
     columns = {"prompt_column": arguments.prompt_column, "id_column": arguments.id_column, "limit": arguments.limit}
     prompts = open_prompts(arguments.prompts, **columns)
-    blueprint, measuring = _blueprint(arguments, staff)
+    blueprint, measuring = _blueprint(arguments, question, staff)
     progress = Progress(quiet=arguments.quiet)
     manifest = make_dataset(
         blueprint,
@@ -81,22 +83,28 @@ def execute(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _blueprint(arguments: argparse.Namespace, staff: "Staff") -> "tuple[Blueprint, Measuring | None]":
+def _blueprint(
+    arguments: argparse.Namespace, question: "Question", staff: "Staff"
+) -> "tuple[Blueprint, Measuring | None]":
     """What the dataset is made with. The model goes out of memory again where others do the work."""
+    layers = None if arguments.layers is None else parse_indices(arguments.layers, what="--layers")
+    tokens = None if arguments.tokens is None else parse_indices(arguments.tokens, what="--tokens")
     from engine.datasets.manifest import IDS, recorded_kernel
     from engine.experiment import AttentionMasker
     from engine.model.devices import release_memory
 
+    questions.require_rule(question, tokens)
     masker = AttentionMasker.from_pretrained(arguments.model, device=arguments.device, dtype=arguments.dtype)
     blueprint = masker.draw_dataset(
-        layers=None if arguments.layers is None else parse_indices(arguments.layers, what="--layers"),
-        tokens=None if arguments.tokens is None else parse_indices(arguments.tokens, what="--tokens"),
+        layers=layers,
+        tokens=tokens,
         form=arguments.format or "parquet",
         kernel=None if arguments.overwrite else recorded_kernel(arguments.output or DEFAULT_FOLDER),
         prompt_column=arguments.prompt_column,
         id_column=arguments.id_column,
         limit=arguments.limit,
         ids=IDS[arguments.id_column is not None],
+        question=questions.choices_of(arguments),
     )
     if not staff.is_elsewhere:
         return blueprint, masker.measuring

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from engine.commands import prompt_set
+from engine.commands import prompt_set, questions
 from engine.commands.arguments import Parser
 from engine.commands.choices import EMBEDDED, EXAMPLE_PROMPT, add_model_options, describe_model
 from engine.errors import ResultsError
@@ -14,8 +14,9 @@ from engine.files import show
 from engine.questions.indices import parse_indices
 
 if TYPE_CHECKING:
-    from engine.experiment import AttentionMasker, Impact
-    from engine.sweeps.readout import Readout
+    from engine.experiment import AttentionMasker
+    from engine.questions.question import Question
+    from engine.runs.measuring import Found
 
 DEFAULT_FILE = "mask_impact.csv"
 DESCRIPTION = """Which tokens does the model use, in which layer, through which head?
@@ -28,6 +29,7 @@ EPILOG = f"""examples:
   mask-impact --prompt {EXAMPLE_PROMPT!r} --model Qwen/Qwen3-0.6B --device cuda --output eiffel.parquet
   mask-impact --prompt {EXAMPLE_PROMPT!r} --layers 0-5,9 --tokens 1,3-4 --output - | head
   mask-impact --prompts questions.jsonl --output impacts --id-column id
+  mask-impact --prompt {EXAMPLE_PROMPT!r} --read output --cut window:3 --hidden-from query --answer " Paris"
 
 other commands (each has its own --help; this one is also called run):
   mask-impact verify          check cells against unmodified transformers layers
@@ -56,6 +58,7 @@ def build_parser() -> Parser:
         "set, the folder for its dataset (default: mask_impacts)",
     )
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    questions.add_options(parser)
     prompt_set.add_options(parser)
     add_model_options(parser)
     return parser
@@ -63,8 +66,9 @@ def build_parser() -> Parser:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Measure the prompt, write the table, print the summary (on stderr when the table goes to stdout); or the set."""
+    question = questions.asked(arguments)
     if arguments.prompts is not None:
-        return prompt_set.execute(arguments)
+        return prompt_set.execute(arguments, question)
     prompt_set.refuse_options(arguments)
     arguments.output = arguments.output or DEFAULT_FILE
     layers = None if arguments.layers is None else parse_indices(arguments.layers, what="--layers")
@@ -74,24 +78,26 @@ def execute(arguments: argparse.Namespace) -> int:
     check_writable(arguments.output)
     from engine.experiment import AttentionMasker
 
+    questions.require_rule(question, tokens)
     watch = iter if arguments.quiet else _progress
     started = time.perf_counter()
     masker = AttentionMasker.from_pretrained(arguments.model, device=arguments.device, dtype=arguments.dtype)
     loaded = time.perf_counter()
-    impact = masker.measure(arguments.prompt, layers=layers, tokens=tokens, next_tokens=5, watch=watch)
+    choices = questions.choices_of(arguments)
+    found = masker.measure(arguments.prompt, layers=layers, tokens=tokens, next_tokens=5, watch=watch, **choices)
     measured = time.perf_counter()
-    table = impact.table()
-    provenance = _provenance(arguments, masker)
+    table = found.table()
+    provenance = _provenance(arguments, masker, question)
     write_table(table, arguments.output, provenance=provenance)
     loading, run = loaded - started, measured - loaded
     if not arguments.quiet:
-        report = _report(arguments, impact, origin=provenance, rows=table.height, loading=loading, run=run)
+        report = _report(arguments, found, question, origin=provenance, loading=loading, run=run)
         _show(report, arguments.output)
     return 0
 
 
-def _provenance(arguments: argparse.Namespace, masker: "AttentionMasker") -> dict[str, Any]:
-    """What produces the table: the model and how it runs, the prompt, and the versions at work."""
+def _provenance(arguments: argparse.Namespace, masker: "AttentionMasker", question: "Question") -> dict[str, Any]:
+    """What produces the table: the model and how it runs, the prompt, the question, and the versions at work."""
     import torch
     import transformers
 
@@ -103,6 +109,7 @@ def _provenance(arguments: argparse.Namespace, masker: "AttentionMasker") -> dic
         "dtype": arguments.dtype,
         "device": str(masker.decoder.device),
         "prompt": arguments.prompt,
+        "question": question.words(),
         "mask_impact": _version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -131,27 +138,34 @@ def _show(report: str, output: str) -> None:
 
 
 def _report(
-    arguments: argparse.Namespace, impact: "Impact", *, origin: dict[str, Any], rows: int, loading: float, run: float
+    arguments: argparse.Namespace,
+    found: "Found",
+    question: "Question",
+    *,
+    origin: dict[str, Any],
+    loading: float,
+    run: float,
 ) -> str:
     """The summary between what produced it and what it took."""
-    from engine.summary import naive_passes, summarize
+    from engine.summaries.naive import naive_passes
+    from engine.summary import summarize
 
     shape = "{layers} layers x {heads} heads, {dtype} on {device}".format_map(origin)
     place = "stdout" if arguments.output == "-" else arguments.output
+    naive = naive_passes(found, question, num_layers=origin["layers"])
     return "\n".join(
         (
             f"Model   {origin['description']}; {shape}",
-            summarize(impact),
+            summarize(found, question),
             "",
-            f"{rows:,} rows -> {place}",
-            f"{run:.3f} s for what takes {naive_passes(impact):,} forward passes the naive way "
-            f"(layers x (masked tokens + 1): {len(impact.layers)} x ({len(impact.tokens)} + 1)); "
+            f"{found.num_rows:,} rows -> {place}",
+            f"{run:.3f} s for what takes {naive.count:,} forward passes the naive way ({naive.reason}); "
             f"loading the model took {loading:.2f} s",
         )
     )
 
 
-def _progress(layers: "Iterable[Readout]") -> "Iterator[Readout]":
+def _progress(layers: Iterable[Any]) -> Iterator[Any]:
     """A bar on stderr, if a person watches and the run lasts longer than two seconds."""
     from tqdm import tqdm
 

@@ -12,7 +12,8 @@ from engine.errors import SelectionError
 if TYPE_CHECKING:
     from torch import nn
 
-    from engine.experiment import AttentionMasker, Impact
+    from engine.experiment import AttentionMasker
+    from engine.runs.impact import Impact
     from engine.verification import CellCheck
 
 EXAMPLES = """examples:
@@ -43,6 +44,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from engine.experiment import AttentionMasker
     from engine.files import show
     from engine.model.checkpoints import load_model
+    from engine.runs.impact import Impact
     from engine.verification import check_cell
 
     if arguments.samples < 0:
@@ -50,6 +52,7 @@ def execute(arguments: argparse.Namespace) -> int:
     model, tokenizer = load_model(arguments.model, device=arguments.device, dtype=arguments.dtype)
     masker = AttentionMasker(model, tokenizer)
     impact = masker.measure(arguments.prompt)
+    assert isinstance(impact, Impact)
     first = check_cell(model, impact, layer=arguments.layer, token=arguments.token)
     tokens = "  ".join(f"{position} {piece!r}" for position, piece in enumerate(impact.prompt.pieces))
     decoder = masker.decoder

@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.datasets.manifest import Manifest, new_manifest
+from engine.datasets.folder import facts_of
+from engine.datasets.manifest import QUESTION, SPANS, Manifest, new_manifest
 from engine.datasets.orders import Order
 from engine.kernels.products import cpu_product
 from engine.model.fingerprint import rope_probe
-from engine.questions.question import ask
+from engine.questions.question import Choices, ask
 from engine.runs.jobs import Task
 from engine.runs.measuring import Measuring
 from engine.runs.schedule import Schedule
 from engine.sweeps.probe import probe_of
+from engine.text.rules import file_of
 
 QUERIES_OF_ALL = 16
 """How many queries a masked token has on average when all are read: of a prompt of 32 tokens."""
@@ -41,7 +43,7 @@ class Blueprint:
     @property
     def rows_per_token(self) -> int:
         """Rows of the impact table that a masked token gives."""
-        question = ask(self.settings["question"])
+        question = ask(self.settings[QUESTION])
         queries = QUERIES_OF_ALL if question.query == "all" else 1 if question.query == "last" else len(question.query)
         sites = 1 if question.read == "output" else len(probe_of(question).names(int(self.model["heads"])))
         return len(self.settings["layers"]) * sites * queries
@@ -61,7 +63,7 @@ class Blueprint:
             dtype=source.dtype,
             layers=tuple(settings["layers"]),
             tokens=None if settings["tokens"] is None else tuple(settings["tokens"]),
-            question=settings["question"],
+            question=_anywhere(settings.get(QUESTION, {})),
             run_id=run_id,
             fingerprint=manifest["model"]["fingerprint"],
             form=settings["format"],
@@ -98,10 +100,12 @@ def draw(
         "device": decoder.device.type,
         "layers": list(task.layers),
         "tokens": None if task.tokens is None else list(task.tokens),
-        "question": task.question.words(),
+        QUESTION: task.question.words(),
         "format": form,
         **choices,
     }
+    if (spans := file_of(task.question.mask)) is not None:
+        settings[SPANS] = f"sha256:{facts_of(spans)[1]}"
     on_cpu = decoder.device.type == "cpu"
     kernel = {
         "product": cpu_product() if on_cpu else "torch",
@@ -117,3 +121,9 @@ def _tokenizer_digest(tokenizer: Any) -> str | None:
     if tokenizer is None or backend is None:
         return None
     return f"sha256:{hashlib.sha256(backend.to_str().encode('utf-8', 'backslashreplace')).hexdigest()}"
+
+
+def _anywhere(words: Choices) -> Choices:
+    """The words of a question for a worker, whose working directory may be another."""
+    spans = file_of(words.get("mask"))
+    return words if spans is None else {**words, "mask": f"spans:{spans.resolve()}"}

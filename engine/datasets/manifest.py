@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.errors import ResultsError
 from engine.files import FilePath, new_file, shown
+from engine.questions.saying import differing
 
 MANIFEST = "manifest.json"
 FORMAT = "mask-impact dataset"
@@ -20,6 +21,8 @@ IDS = ("row numbers", "given")
 """Where the prompts' ids come from."""
 COMPARED = ("model", "settings")
 """What must be the same for a run to go on where another stopped."""
+QUESTION, SPANS = "question", "spans"
+"""Settings: the words of the question, none where they are missing; and the digest of a file of spans."""
 ROPE_TOLERANCE = 1e-4
 """Rotary tables of two devices differ by rounding; another base or scaling moves their means by more."""
 
@@ -82,9 +85,19 @@ def differences(there: Manifest, here: Manifest) -> list[str]:
     for part in COMPARED:
         for key in [*here[part], *(key for key in there.get(part, {}) if key not in here[part])]:
             old, new = there.get(part, {}).get(key), here[part].get(key)
-            if not _same(key, old, new) and key not in ignored:
+            if key == QUESTION:
+                found += _other_question(old or {}, new or {}, same_spans=there["settings"].get(SPANS) is not None)
+            elif not _same(key, old, new) and key not in ignored:
                 found.append(f"{part} {key} ({_brief(old)} there, {_brief(new)} here)")
     return found
+
+
+def _other_question(there: Mapping[str, Any], here: Mapping[str, Any], *, same_spans: bool) -> list[str]:
+    """The options in which two questions differ. Files of spans differ by what they hold, wherever they lie."""
+    found = differing(there, here)
+    if same_spans:
+        found = [each for each in found if not all(value.startswith("spans:") for value in each[1:])]
+    return [f"{option} ({_brief(old)} there, {_brief(new)} here)" for option, old, new in found]
 
 
 def now() -> str:

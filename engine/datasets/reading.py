@@ -6,15 +6,17 @@ from typing import Any
 import polars as pl
 
 from engine.datasets.folder import Folder
-from engine.datasets.manifest import COMPLETE, IDS, MANIFEST, Manifest, read_manifest
+from engine.datasets.manifest import COMPLETE, IDS, MANIFEST, QUESTION, Manifest, read_manifest
 from engine.errors import ResultsError
 from engine.files import FilePath, shown
-from engine.tables.results import CSV_TYPES, reading
-from engine.tables.table import IMPACT_SCHEMA, PROMPT_ID
+from engine.tables.columns import CSV_TYPES, TYPES, refilled
+from engine.tables.effects import EFFECT_COLUMNS
+from engine.tables.results import reading
+from engine.tables.table import IMPACT_COLUMNS, PROMPT_ID
 
 
 def read_results(folder: FilePath, *, partial: bool = False) -> pl.LazyFrame:
-    """The impact tables of a dataset as one lazy frame, ``prompt_id`` in front, in the order of the prompts.
+    """The impact or effects tables of a dataset as one lazy frame, ``prompt_id`` in front, in the order of the prompts.
 
     A dataset that is not complete is read as far as it goes with ``partial``. Raises ``ResultsError`` where there is no
     dataset, or no complete one. Join with ``prompts.parquet`` and ``tokens.parquet`` on ``prompt_id``.
@@ -28,14 +30,14 @@ def read_results(folder: FilePath, *, partial: bool = False) -> pl.LazyFrame:
     form = manifest["settings"]["format"]
     parts = Folder(Path(folder), form).parts()
     if not parts:
-        types = {name: pl.String if kind is pl.Enum else kind for name, kind in IMPACT_SCHEMA.items()}
-        return pl.LazyFrame(schema={PROMPT_ID: pl.Int64, **types})
+        question = manifest["settings"].get(QUESTION, {})
+        columns = EFFECT_COLUMNS if question.get("read") == "output" else IMPACT_COLUMNS
+        return pl.LazyFrame(schema={PROMPT_ID: pl.Int64, **{name: TYPES[name] for name in columns}})
     with reading(parts[0]):
         if form == "parquet":
             return pl.scan_parquet(parts, glob=False, hive_partitioning=False)
         types = CSV_TYPES | {PROMPT_ID: pl.String if manifest["settings"]["ids"] == IDS[True] else pl.Int64}
-        table = pl.scan_csv(parts, schema_overrides=types, glob=False)
-        return table.with_columns(pl.col("token_masked").fill_null(""))
+        return refilled(pl.scan_csv(parts, schema_overrides=types, glob=False))
 
 
 def dataset_provenance(folder: FilePath) -> dict[str, Any]:
@@ -55,6 +57,7 @@ def dataset_provenance(folder: FilePath) -> dict[str, Any]:
         "transformers": manifest["versions"]["transformers"],
         "prompt": f"{prompts:,} of {manifest['input']}{state}",
         "prompts": prompts,
+        "question": settings.get(QUESTION, {}),
         "manifest": manifest,
     }
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from engine.errors import ResultsError
-from engine.findings.cells import DISTANCES, cell_batches, variant_name
+from engine.findings.cells import BY_HEAD, DISTANCES, cell_batches, variant_name
 from engine.findings.quantiles import QUANTILES, bucket_histogram, quantiles
 from engine.findings.sums import best, distinct, greatest, leading, moments, pooled, rounded, scored, summed
 
@@ -22,10 +22,11 @@ Sums = dict[str, pl.DataFrame]
 class Analysis:
     """The findings in a table of results, as small frames.
 
-    ``counts`` says what was read: ``rows``, ``skipped_rows``, ``layers``, ``tokens``, ``heads``, ``prompts`` and
-    ``query_positions`` (None where no column tells) and the null cells per distance. The rankings ``tokens``,
-    ``layers``, ``heads`` and ``cells`` have ``distance``, ``kind`` and ``rank`` in front; ``profile`` is the mean per
-    layer; ``statistics`` has a row per distance and variant. Null cells are counted and otherwise skipped.
+    ``counts`` says what was read: ``rows``, ``skipped_rows``, ``layers``, ``tokens`` (None for a dataset with several
+    queries), ``heads``, ``prompts`` and ``query_positions`` (None where no column tells) and the null cells per
+    distance. The rankings ``tokens``, ``layers``, ``heads`` and ``cells`` have ``distance``, ``kind`` and ``rank`` in
+    front; ``profile`` is the mean per layer; ``statistics`` has a row per distance and variant. Null cells are counted
+    and otherwise skipped.
     """
 
     counts: dict[str, int | None]
@@ -48,9 +49,10 @@ def analyze(lazy: pl.LazyFrame, *, top: int = 10, skip_first: bool = False, num_
     defined distance, with NaN or infinite ones, with rows that lack a label, or with an unknown variant.
     """
     kept = lazy.filter(pl.col("token_position").ne_missing(0)) if skip_first else lazy
-    prompt, query = ([key] if key in lazy.collect_schema() else [] for key in ("prompt_id", "query_position"))
-    token = ["token_position", "token_masked", *prompt]
-    cell = ["layer", "token_position", "code", "token_masked", *prompt, *query]
+    names = lazy.collect_schema().names()
+    more = [name for name in ("masked_positions", "prompt_id") if name in names]
+    token = ["token_position", "token_masked", *more]
+    cell = ["layer", "token_position", "code", "token_masked", *more, *({"query_position"} & {*names})]
     sums = _first_reading(kept, token, cell, top=top, in_pieces=num_prompts is not None)
     _require_defined(sums, skip_first=skip_first)
     layers = pooled(sums["groups"], ["distance", "kind", "layer"])
@@ -60,7 +62,7 @@ def analyze(lazy: pl.LazyFrame, *, top: int = 10, skip_first: bool = False, num_
         skip_first=skip_first,
         tokens=_ranked(sums["tokens"], "mean", token, top=top),
         layers=_ranked(layers, "mean", ["layer"], top=top),
-        heads=_ranked(sums["groups"].filter(kind="Head"), "mean", ["layer", "code"], top=top),
+        heads=_ranked(sums["groups"].filter(pl.col("kind").is_in(BY_HEAD)), "mean", ["layer", "code"], top=top),
         cells=_ranked(sums["cells"], "value", cell, top=top),
         profile=_profile(layers),
         statistics=_statistics(variants, quantiles(kept, variants, sums["histogram"])),
@@ -98,10 +100,11 @@ def _first_rows(lazy: pl.LazyFrame) -> int:
 def _counts(sums: Sums, token: Sequence[str], *, skipped_rows: int, num_prompts: int | None) -> dict[str, int | None]:
     groups, tokens, queries = sums["groups"], sums["tokens"], sums["queries"]
     if num_prompts is None:
-        num_tokens = tokens.select(token).n_unique()
+        num_tokens: int | None = tokens.select(token).n_unique()
         num_prompts = tokens["prompt_id"].n_unique() if "prompt_id" in token else None
     else:
-        num_tokens = max(groups["rows"])  # every token has a row in every layer and variant
+        # Every token has a row in every layer and variant; of several queries, one for each that sees it.
+        num_tokens = None if queries.width else max(groups["rows"])
     of = {name: groups.filter(distance=name) for name in DISTANCES}
     return {
         "rows": int(of["l2_distance"]["rows"].sum()),

@@ -15,17 +15,29 @@ KINDS = {
     "Full": "what the layer adds to the residual stream (attention and MLP)",
     "Attn": "what the layer's attention adds to the residual stream",
     "Head": "output of each attention head, before the output projection",
+    "MLP": "what the layer's MLP adds to the residual stream",
+    "Resid": "the residual stream that leaves the layer",
+    "Result": "what each head adds to the residual stream",
 }
+BY_HEAD = ("Head", "Result")
+"""Kinds with a variant for each head."""
 DISTANCES = {"l2_distance": "L2", "cosine_distance": "cosine"}
 LABELS = ("layer", "token_position", "token_masked", "variant")
 BATCH_ROWS = 500_000
+MOST_HEADS = 1_000_000
+FIRST_HEAD = 2
+MLP = FIRST_HEAD + MOST_HEADS
+FIRST_RESULT = MLP + 2
+CODES = {"Full": 0, "Attn": 1, "MLP": MLP, "Resid": MLP + 1}
+"""The places of variants in table order; those of heads lie between, those of their results behind."""
+CODES_BACK = {code: name for name, code in CODES.items()}
 
 _DISTANCE = pl.Enum(list(DISTANCES))
 _KIND = pl.Enum(list(KINDS))
 
 
 def cell_batches(lazy: pl.LazyFrame, labels: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """The rows of ``lazy`` as ``labels``, ``code`` (0 Full, 1 Attn, 2 + head), ``kind``, ``distance`` and ``value``.
+    """The rows of ``lazy`` as ``labels``, ``code`` (see ``CODES``), ``kind``, ``distance`` and ``value``.
 
     Raises ``ResultsError`` for rows that lack a label and for an unknown variant.
     """
@@ -35,16 +47,20 @@ def cell_batches(lazy: pl.LazyFrame, labels: Sequence[str]) -> Iterator[pl.DataF
         _require_labels(batch)
         variant = pl.col("variant").cast(pl.String)
         code = variant.replace_strict(_variant_codes(batch["variant"]), return_dtype=pl.Int32)
-        kind = variant.str.head(4).cast(_KIND)  # the names of the kinds are the first four letters of their variants
+        kind = variant.str.replace(r"_.*", "").cast(_KIND)
         coded = batch.with_columns(code=code, kind=kind)
         yield pl.concat(coded.select(*labels, "code", "kind", *_distance(name)) for name in DISTANCES)
 
 
 def variant_name() -> pl.Expr:
     """The variant that a ``code`` stands for."""
-    head = pl.format("Head_{}", pl.col("code") - 2)
-    whole = pl.when(pl.col("code") == 0).then(pl.lit("Full")).otherwise(pl.lit("Attn"))
-    return pl.when(pl.col("code") < 2).then(whole).otherwise(head).alias("variant")
+    code = pl.col("code")
+    heads = (
+        pl.when(code < MLP)
+        .then(pl.format("Head_{}", code - FIRST_HEAD))
+        .otherwise(pl.format("Result_{}", code - FIRST_RESULT))
+    )
+    return code.replace_strict(CODES_BACK, default=heads, return_dtype=pl.String).alias("variant")
 
 
 def _distance(name: str) -> tuple[pl.Expr, pl.Expr]:
@@ -60,9 +76,17 @@ def _require_labels(batch: pl.DataFrame) -> None:
 def _variant_codes(variants: pl.Series) -> dict[str, int]:
     """The place of each variant in table order."""
     names = variants.cast(pl.String).unique().to_list()
-    matches = {name: re.fullmatch(r"Full|Attn|Head_(0|[1-9][0-9]{0,5})", name) for name in names}
-    unknown = sorted(name for name in names if not matches[name])
+    codes = {name: _code(name) for name in names}
+    unknown = sorted(name for name in names if codes[name] is None)
     if unknown:
         shown = ", ".join(repr(name) for name in unknown[:3])
         raise ResultsError(f"unknown variant {shown}; expected Full, Attn, Head_0, Head_1, ...: is the file cut off?")
-    return {name: 2 + int(match[1]) if match[1] else int(name == "Attn") for name, match in matches.items() if match}
+    return {name: code for name, code in codes.items() if code is not None}
+
+
+def _code(variant: str) -> int | None:
+    """The place of a variant in table order; None for what is none."""
+    match = re.fullmatch(r"(Head|Result)_(0|[1-9][0-9]{0,5})", variant)
+    if match is None:
+        return CODES.get(variant)
+    return int(match[2]) + (FIRST_HEAD if match[1] == "Head" else FIRST_RESULT)

@@ -8,14 +8,16 @@ from typing import Any
 import polars as pl
 
 from engine.findings.analysis import Analysis
-from engine.findings.cells import DISTANCES, KINDS
+from engine.findings.cells import BY_HEAD, DISTANCES, KINDS
 from engine.findings.terminal import aligned, bar, number, plain, plural, quoted, side_by_side
+from engine.questions.saying import spoken
 
 TITLES = {
     "layer": "layer",
     "variant": "variant",
     "query_position": "query",
     "token_position": "position",
+    "masked_positions": "positions",
     "prompt_id": "prompt",
     "token_masked": "token",
 }
@@ -29,7 +31,7 @@ LINE_WIDTH = 100
 
 def as_text(analysis: Analysis, *, provenance: Mapping[str, Any] | None = None) -> str:
     """What produced the table, sizes, the rankings of each kind, the profile over layers and the statistics."""
-    headline = [*_origin(provenance or {}), *_headline(analysis)]
+    headline = [*origin_lines(provenance or {}), *_headline(analysis)]
     kinds = [_kind_section(analysis, kind) for kind in _kinds(analysis)]
     profiles = [_profile_section(analysis.profile, distance) for distance in DISTANCES]
     statistics = [_statistics_section(analysis.statistics, distance) for distance in DISTANCES]
@@ -40,9 +42,9 @@ def as_json(analysis: Analysis, *, provenance: Mapping[str, Any] | None = None) 
     """One JSON object; every number is finite, and null stands for what is not defined.
 
     ``provenance``: what produced the table, null where its file does not say. ``counts``: object. ``skip_first``:
-    boolean. ``rankings``: kind → distance → ``tokens``, ``layers``, ``cells`` and, for Head, ``heads``: lists of
-    objects with ``rank``, labels and ``mean`` and ``count`` (cells: ``value``). ``profile``: kind → distance → list
-    of ``layer``, ``mean``, ``count``. ``statistics``: variant → distance → ``count``, ``null_count``, ``mean``,
+    boolean. ``rankings``: kind → distance → ``tokens``, ``layers``, ``cells`` and, for Head and Result, ``heads``:
+    lists of objects with ``rank``, labels and ``mean`` and ``count`` (cells: ``value``). ``profile``: kind → distance
+    → list of ``layer``, ``mean``, ``count``. ``statistics``: variant → distance → ``count``, ``null_count``, ``mean``,
     ``std``, ``min``, ``q05``, ``q25``, ``q50``, ``q75``, ``q95``, ``max``.
     """
     kinds = _kinds(analysis)
@@ -62,13 +64,23 @@ def as_json(analysis: Analysis, *, provenance: Mapping[str, Any] | None = None) 
     return json.dumps(found, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
-def _origin(provenance: Mapping[str, Any]) -> list[str]:
+def origin_lines(provenance: Mapping[str, Any]) -> list[str]:
     """The lines on the model, how it ran and the prompt, as far as the file tells them."""
     lines = []
     for title, form in ORIGIN.items():
         with suppress(KeyError):
             lines.append(f"{title:<8}{plain(form.format_map(provenance), columns=LINE_WIDTH - 8)}")
+    if question := _question(provenance):
+        lines.append(f"Asked   {plain(question, columns=LINE_WIDTH - 8)}")
     return [*lines, ""] if lines else []
+
+
+def _question(provenance: Mapping[str, Any]) -> str:
+    """The options of the question; empty for the default one, and for what is none."""
+    words = provenance.get("question")
+    with suppress(TypeError, ValueError, AttributeError):
+        return spoken(words) if isinstance(words, Mapping) else ""
+    return ""
 
 
 def _kinds(analysis: Analysis) -> list[str]:
@@ -80,13 +92,14 @@ def _part(frame: pl.DataFrame, kind: str, distance: str) -> pl.DataFrame:
 
 
 def _ranking_dicts(analysis: Analysis, kind: str, distance: str) -> dict[str, list[dict[str, Any]]]:
-    names = ["tokens", "layers", *(["heads"] if kind == "Head" else []), "cells"]
+    names = ["tokens", "layers", *(["heads"] if kind in BY_HEAD else []), "cells"]
     return {name: _part(getattr(analysis, name), kind, distance).to_dicts() for name in names}
 
 
 def _headline(analysis: Analysis) -> list[str]:
     counts = analysis.counts
-    sizes = [plural(counts[name], name[:-1]) for name in ("rows", "layers", "tokens", "heads")]
+    named = [name for name in ("rows", "layers", "tokens", "heads") if counts[name] is not None]
+    sizes = [plural(counts[name], name[:-1]) for name in named]
     sizes.append(plural(counts["prompts"], "prompt") if counts["prompts"] else "no prompt_id: read as one prompt")
     if counts["query_positions"]:
         sizes.append(plural(counts["query_positions"], "query position"))
@@ -101,7 +114,7 @@ def _headline(analysis: Analysis) -> list[str]:
 
 
 def _kind_section(analysis: Analysis, kind: str) -> list[str]:
-    over = " and heads" if kind == "Head" else ""
+    over = " and heads" if kind in BY_HEAD else ""
     rankings = {
         f"Tokens, mean over layers{over}": analysis.tokens,
         f"Layers, mean over tokens{over}": analysis.layers,
@@ -128,7 +141,7 @@ def _sink_note(tokens: dict[str, pl.DataFrame]) -> list[str]:
 def _ranking(part: pl.DataFrame, distance: str) -> list[list[str]]:
     """The rows of a ranking as text under a header: rank, score, then the labels, the token last."""
     shown = [name for name in TITLES if name in part.columns]
-    if "variant" in shown and not part["variant"].str.starts_with("Head").any():
+    if "variant" in shown and not part["variant"].str.contains("_").any():
         shown.remove("variant")
     score = "mean" if "mean" in part.columns else "value"
     rows = [

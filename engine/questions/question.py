@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict, cast, get_args
 from engine.errors import SelectionError
 from engine.questions.heads import HeadChoice, read_heads
 from engine.questions.indices import parse_indices
-from engine.questions.words import one_of, several_of
+from engine.questions.words import one_of, several_of, split_rule
 
 HiddenFrom = Literal["all", "others", "query"]
 Read = Literal["layer", "output"]
@@ -111,6 +111,9 @@ def ask(choices: Choices) -> Question:
     window = _window(choices.get("cut", "layer"))
     read = one_of(choices.get("read", "layer"), get_args(Read), what="read")
     travels = window != 1 or read == "output"
+    mask = choices.get("mask", "tokens")
+    if isinstance(mask, str):
+        split_rule(mask)
     hidden_from = choices.get("hidden_from") or ("others" if travels else "all")
     question = Question(
         window=window,
@@ -119,7 +122,7 @@ def ask(choices: Choices) -> Question:
         query=_query(choices.get("query", "last")),
         intervention=one_of(choices.get("intervention", "mask"), get_args(Intervention), what="intervention"),
         heads=read_heads(choices.get("heads")),
-        mask=choices.get("mask", "tokens"),
+        mask=mask,
         skip_special=choices.get("skip_special", False),
         sites=several_of(choices.get("sites", ()), SITES, what="sites"),
         columns=several_of(choices.get("columns", ()), COLUMNS, what="columns"),

@@ -5,6 +5,8 @@ from typing import Any
 
 from engine.errors import SelectionError
 
+RULES = "tokens, words, regex:PATTERN, chars:4-10,15, positions:1+2+3,5 or spans:FILE"
+
 
 def one_of(word: object, known: Sequence[str], *, what: str) -> Any:
     """The word, which must be among the known ones. Raises ``SelectionError``."""
@@ -21,3 +23,12 @@ def several_of(words: object, known: Sequence[str], *, what: str) -> tuple[str, 
     by_lower = {word.lower(): word for word in known}
     chosen = {by_lower.get(word.strip().lower()) or one_of(word.strip(), known, what=what) for word in given}
     return tuple(word for word in known if word in chosen)
+
+
+def split_rule(mask: str) -> tuple[str, str]:
+    """The kind of a rule, and what follows its colon. Raises ``SelectionError`` for a rule that is not known."""
+    kind, colon, rest = mask.partition(":")
+    known = ("regex", "chars", "positions", "spans") if colon else ("tokens", "words")
+    if kind not in known or (colon and not rest):
+        raise SelectionError(f"--mask {mask!r:.60} is not known; choose {RULES}")
+    return kind, rest

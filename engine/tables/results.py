@@ -1,4 +1,4 @@
-"""Results files: an impact table as CSV, Parquet or JSON lines; the suffix of the name says which.
+"""Results files: an impact or effects table as CSV, Parquet or JSON lines; the suffix of the name says which.
 
 A target holds the old table or the new one, never half of one. Reading is lazy: a file of any size is described,
 checked and handed on as a ``LazyFrame``. Whatever goes wrong with a file is a ``ResultsError`` of one line.
@@ -24,14 +24,11 @@ from engine.files import (
     shown,
     write_stdout,
 )
-from engine.tables.table import IMPACT_COLUMNS, IMPACT_SCHEMA
+from engine.tables.columns import CSV_TYPES, refilled, types_of, unfit
 
 STDOUT = "-"
 PROVENANCE_KEY = "mask_impact"
 INFERRED_ROWS = 10_000
-# How text files are read. Distances as Float32, or their digits would not give back the float32 that was written.
-TEXT_TYPES = {name: pl.String if kind is pl.Enum else kind for name, kind in IMPACT_SCHEMA.items()}
-CSV_TYPES = TEXT_TYPES | {"prompt_id": pl.String, "query_position": pl.Int32}
 
 WRITERS: dict[str, Callable[[pl.DataFrame, IO[bytes], dict[str, str]], object]] = {
     ".csv": lambda table, file, _: table.write_csv(file),
@@ -78,22 +75,22 @@ def check_writable(path: FilePath) -> None:
 
 
 def scan_table(path: FilePath) -> pl.LazyFrame:
-    """The impact table in ``path``, unread: a lazy frame with the columns of ``IMPACT_SCHEMA`` and any others.
+    """The table in ``path``, unread: a lazy frame with the columns of ``IMPACT_SCHEMA`` or ``EFFECT_SCHEMA``, and more.
 
     The name, the columns and their types are checked here; damage further down the file shows when it is collected,
-    which belongs inside ``reading(path)``. From text files layers and positions come as Int32, distances as Float32,
+    which belongs inside ``reading(path)``. From text files layers and positions come as Int32, numbers as Float32,
     ``variant`` as String; Parquet keeps its types (``variant`` may be Enum, Categorical or String). In CSV an empty
-    token is the empty string, ``prompt_id`` is text, and types of unknown columns are guessed. The distances of a
+    token is the empty string, ``prompt_id`` is text, and types of unknown columns are guessed. The numbers of a
     float64 run keep all their digits in Parquet only: in text nothing tells them from float32. Raises ``ResultsError``.
     """
     suffix = _suffix(path)
     require_readable(path)
     with reading(path):
         schema = _scan(path, {}).collect_schema()
-    _require_columns(path, schema.names())
-    _require_types(path, schema)
-    lazy = _scan(path, TEXT_TYPES)
-    return lazy.with_columns(pl.col("token_masked").fill_null("")) if suffix == ".csv" else lazy
+    if reason := unfit(schema):
+        raise ResultsError(f"{shown(path)}{_printable(reason)}")
+    lazy = _scan(path, types_of(schema.names()))
+    return refilled(lazy) if suffix == ".csv" else lazy
 
 
 def read_provenance(path: FilePath) -> dict[str, Any] | None:
@@ -137,29 +134,6 @@ def _scan(path: FilePath, types: Mapping[str, type]) -> pl.LazyFrame:
             return pl.scan_ndjson(
                 glob.escape(source), schema_overrides=types, infer_schema_length=INFERRED_ROWS, low_memory=True
             )
-
-
-def _require_columns(path: FilePath, names: list[str]) -> None:
-    missing = [name for name in IMPACT_COLUMNS if name not in names]
-    if missing:
-        found = _printable(", ".join(names))[:200]
-        raise ResultsError(
-            f"{shown(path)} is not an impact table: it lacks {', '.join(missing)}; its columns are: {found}"
-        )
-
-
-def _require_types(path: FilePath, schema: Mapping[str, Any]) -> None:
-    """Raise ``ResultsError`` unless each column can stand for that of ``IMPACT_SCHEMA`` with nothing lost."""
-    for name, expected in IMPACT_SCHEMA.items():
-        found = schema[name]
-        if expected in (pl.String, pl.Enum):
-            accepted, wanted = found in (pl.String, pl.Enum, pl.Categorical), "text"
-        elif expected is pl.Float32:
-            accepted, wanted = found.is_numeric() or found == pl.Null, "a number"
-        else:
-            accepted, wanted = found.is_integer(), "integer"
-        if not accepted:
-            raise ResultsError(f"{shown(path)}: column {name} is {found}, expected {wanted}; convert it first")
 
 
 def _require_no_nan(table: pl.DataFrame) -> None:

@@ -3,14 +3,14 @@
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from engine.errors import SelectionError
 from engine.questions.indices import parse_indices
 from engine.questions.question import Masked
+from engine.questions.words import RULES, split_rule
 from engine.text.groups import Matches, Rule, Spans, Tokens, Words
 from engine.text.spans import Span, index_list, parse_group, read_spans
-
-RULES = "tokens, words, regex:PATTERN, chars:4-10,15, positions:1+2+3,5 or spans:FILE"
 
 
 def read_rule(mask: Masked, *, tokens: Sequence[int] | None = None, skip_special: bool = False) -> Rule:
@@ -29,10 +29,14 @@ def read_rule(mask: Masked, *, tokens: Sequence[int] | None = None, skip_special
         return Tokens(tokens, skip_special) if kind == "tokens" else Words(skip_special)
     if not isinstance(mask, str):
         return Spans("the mask", _given(mask))
-    kind, _, rest = mask.partition(":")
-    if kind not in _READERS or not rest:
-        raise SelectionError(f"--mask {mask!r:.60} is not known; choose {RULES}")
+    kind, rest = split_rule(mask)
     return _READERS[kind](rest)
+
+
+def file_of(mask: object) -> Path | None:
+    """The file of spans that a mask names; None for any other."""
+    kind, rest = mask.partition(":")[::2] if isinstance(mask, str) else ("", "")
+    return Path(rest) if kind == "spans" else None
 
 
 def _given(mask: object) -> tuple[Span, ...]:

@@ -1,0 +1,1 @@
+"""What the terminal shows of one measured prompt, line by line."""
