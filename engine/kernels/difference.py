@@ -39,7 +39,7 @@ class Origins:
         """The one baseline row that all differences belong to, if there is just one."""
         return int(self.host[0]) if len(self.host) and (self.host == self.host[0]).all() else None
 
-    def take(self, baseline: Float[Tensor, "r c"]) -> Float[Tensor, "_ c"]:
+    def take(self, baseline: Float[Tensor, "r ... c"]) -> Float[Tensor, "_ ... c"]:
         """The baseline row of every difference row; a single row, to be broadcast, where all share one."""
         return baseline.index_select(0, self.rows) if self.only is None else baseline[self.only : self.only + 1]
 
@@ -65,20 +65,20 @@ class Carried:
     origins: Origins
 
     @property
-    def baseline(self) -> Float[Tensor, "r c"]:
+    def baseline(self) -> Float[Tensor, "r ... c"]:
         return self.rows[: self.num_baseline]
 
     @property
-    def delta(self) -> Float[Tensor, "m c"]:
+    def delta(self) -> Float[Tensor, "m ... c"]:
         return self.rows[self.num_baseline :]
 
-    def split(self, rows: Float[Tensor, "n c2"]) -> tuple[Float[Tensor, "r c2"], Float[Tensor, "m c2"]]:
+    def split(self, rows: Float[Tensor, "n ... c2"]) -> tuple[Float[Tensor, "r ... c2"], Float[Tensor, "m ... c2"]]:
         """Baseline and difference part of other rows in the same order."""
         r = self.num_baseline
         baseline, delta = rows.split_with_sizes((r, len(rows) - r))
         return baseline, delta
 
-    def with_rows(self, rows: Float[Tensor, "n c2"]) -> "Carried":
+    def with_rows(self, rows: Float[Tensor, "n ... c2"]) -> "Carried":
         return Carried(rows, self.num_baseline, self.origins)
 
     def chunks(self, max_rows: int) -> Iterator[tuple["Carried", slice, int]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from engine.kernels.difference import Carried, Origins
 from engine.sweeps.readout import Readout, Site
 from engine.sweeps.travelling import Journey, Station
+from engine.text.forks import Bundle
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def reads_of(journey: Journey, asked: Iterable[tuple[int, int]]) -> Reads:
     pairs = list(asked)
     positions = sorted({position for _, position in pairs})
     b, s = journey.token_ids.shape
-    within = [_place(journey, fork, position) for fork, position in pairs]
+    homes = _homes(journey)
+    within = [_place(homes, fork, position) for fork, position in pairs]
     places = [[first + p * step if first >= 0 else -1 for first, step in within] for p in range(b)]
     order = {position: index for index, position in enumerate(positions)}
     of = [[p * len(positions) + order[position] for _, position in pairs] for p in range(b)]
@@ -64,16 +66,22 @@ def reads_of(journey: Journey, asked: Iterable[tuple[int, int]]) -> Reads:
     )
 
 
-def _place(journey: Journey, fork: int, position: int) -> tuple[int, int]:
+def _place(homes: dict[int, tuple[int, Bundle]], fork: int, position: int) -> tuple[int, int]:
     """The row of a fork at a position in the first prompt, and how far the next prompt's is from it; -1 for none."""
-    first = 0
-    for bundle in journey.bundles:
-        n = bundle.num_positions
-        if fork in bundle.places and bundle.start <= position < bundle.stop:
-            per_fork = len(journey.token_ids) * n
-            return first + bundle.places.index(fork) * per_fork + position - bundle.start, n
-        first += len(bundle.forks) * len(journey.token_ids) * n
-    return -1, 0
+    first, bundle = homes.get(fork, (0, None))
+    if bundle is None or not bundle.start <= position < bundle.stop:
+        return -1, 0
+    return first + position - bundle.start, bundle.num_positions
+
+
+def _homes(journey: Journey) -> dict[int, tuple[int, Bundle]]:
+    """The first row of every fork that differs at all, when all have joined, and its bundle."""
+    homes, first = {}, 0
+    for bundle, size in zip(journey.bundles, journey.sizes, strict=True):
+        for place in bundle.places:
+            homes[place] = first, bundle
+            first += size
+    return homes
 
 
 def read_stations(
