@@ -2,6 +2,7 @@
 
     from engine import AttentionMasker, run_masking_experiment
     table = run_masking_experiment("The Eiffel Tower is in")
+    effects = run_masking_experiment("The Eiffel Tower is in", read="output", cut="window:3", hidden_from="query")
     results = read_results("impacts")                            # a dataset of many prompts
 
 Names are loaded when first used, so importing the package costs nothing.

@@ -22,7 +22,8 @@ from engine.tables.table import IMPACT_COLUMNS
 
 ROOT = Path(__file__).parent.parent
 EIFFEL = "The Eiffel Tower is in"
-TEMPLATE = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+TEMPLATE = """{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}\
+{% if add_generation_prompt %}<assistant>{% endif %}"""
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,7 @@ REFUSALS = [
     (["--mask", "regex:("], "'(' is no pattern"),
     (["--mask", "regex:Louvre"], "matches nothing"),
     (["--mask", "chars:a"], "--mask chars 'a' is not a list of indices"),
-    (["--mask", "positions:1+x"], "--mask positions '1+x' is not a list of indices"),
+    (["--mask", "positions:1+x"], "--mask positions 'x' is not a list of indices"),
     (["--mask", "spans:none.csv"], "none.csv"),
     (["--mask", "words", "--tokens", "1"], "--tokens chooses among single tokens"),
     (["--mask", "chars:4-9", "--skip-special"], "--skip-special goes with"),

@@ -2,8 +2,10 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,16 @@ def test_functions_stay_short():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 40, f"{path.name}: {node.name}"
+
+
+def test_a_wheel_holds_every_file_of_the_engine(tmp_path):
+    """Packages are listed by hand, and a module that is not in a wheel is missed only after installation."""
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ENGINE.parent / name, tmp_path)
+    shutil.copytree(ENGINE, tmp_path / "engine", ignore=shutil.ignore_patterns("__pycache__"))
+    script = "from setuptools import build_meta; build_meta.build_wheel('.')"
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    needed = [path for path in (tmp_path / "engine").rglob("*") if path.is_file() and path.suffix != ".md"]
+    assert {path.relative_to(tmp_path).as_posix() for path in needed} <= held

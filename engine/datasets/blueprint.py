@@ -63,7 +63,7 @@ class Blueprint:
             dtype=source.dtype,
             layers=tuple(settings["layers"]),
             tokens=None if settings["tokens"] is None else tuple(settings["tokens"]),
-            question=_anywhere(settings.get(QUESTION, {})),
+            question=_anywhere(self.settings[QUESTION]),  # the same, but for where a file of spans lies
             run_id=run_id,
             fingerprint=manifest["model"]["fingerprint"],
             form=settings["format"],

@@ -32,7 +32,8 @@ def _value(name: str, word: Any) -> str:
     if word is None or isinstance(word, bool):
         return "all" if name == "heads" else {None: "not given", True: "given", False: "not given"}[word]
     if name == "heads":
-        return ",".join(str(head) if layer is None else f"{layer}:{head}" for layer, head in word)
+        pairs = sorted(word, key=lambda pair: (pair[0] is not None, pair))
+        return ",".join(str(head) if layer is None else f"{layer}:{head}" for layer, head in pairs)
     if name == "mask" and not isinstance(word, str):
         groups = word.values() if isinstance(word, Mapping) else word
         return "positions:" + ",".join("+".join(map(str, group)) for group in groups)
