@@ -28,9 +28,7 @@ ARGUMENTS = ("model.checkpoints", "model.devices", "model.sources", "model.assem
 """They take what users name, and stand-ins for tensors that are still in their files."""
 TYPES = ("tables.columns", "tables.effects")
 """They handle types of polars, which the checker does not understand."""
-LOOSE = ("kernels.difference",)
-"""Its rows may be divided into heads, which its types do not say."""
-EXCEPT = (*PROTOCOLS, *ARGUMENTS, *TYPES, *LOOSE)
+EXCEPT = (*PROTOCOLS, *ARGUMENTS, *TYPES)
 
 
 def checked_modules():
