@@ -10,6 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from engine.errors import NumbersError
 from engine.model.decoder import Decoder
 from engine.questions.question import Question
 from engine.runs.effect import Effect
@@ -18,9 +19,10 @@ from engine.runs.jobs import Job, Task
 from engine.runs.labelled import first_positions, impact_of, labels_of, not_finite
 from engine.sweeps.answers import Answers, answers
 from engine.sweeps.distances import measure_readouts
+from engine.sweeps.journey import Journey
 from engine.sweeps.passes import limits_for
 from engine.sweeps.reads import Reads, read_stations, reads_of
-from engine.sweeps.travelling import Journey, Station, travel
+from engine.sweeps.travelling import Station, travel
 from engine.text.forks import bundled
 from engine.text.pieces import readable_pieces
 
@@ -109,10 +111,9 @@ class Trip:
         summed = {"answer_logprob": before, "answer_logprob_masked": before + found.change}
         summed |= {"answer_logprob_change": found.change}
         pattern = "(b w v a) -> b w v a"
-        numbers = {n: rearrange(x, pattern, **shape)[..., 0].cpu().numpy() for n, x in at_query.items()}
-        numbers |= {
-            n: rearrange(x, pattern, **shape).sum(-1).to(found.distances.dtype).cpu().numpy() for n, x in summed.items()
-        }
+        columns = {n: rearrange(x, pattern, **shape)[..., 0] for n, x in at_query.items()}
+        columns |= {n: rearrange(x, pattern, **shape).sum(-1) for n, x in summed.items()}
+        numbers = {n: x.to(self._decoder.dtype).cpu().numpy() for n, x in columns.items()}
         top = rearrange(found.top, pattern, **shape)[..., 0].cpu().numpy()
         scored = rearrange(found.scored.index_select(0, reads.of.rows), pattern, **shape)[:, 0].cpu().numpy()
         return [
@@ -124,7 +125,7 @@ class Trip:
         self, job: Job, numbers: dict[str, np.ndarray], top: np.ndarray, scored: np.ndarray, likeliest: Any
     ) -> Effect:
         """One prompt's effects; where its query has nothing to attend to, nothing that depends on it."""
-        self._require_finite(numbers["l2_distance"])
+        self._require_finite(*(numbers[name] for name in ("l2_distance", "kl_divergence", "answer_logprob_masked")))
         for name, values in numbers.items():
             if name != "answer_logprob":
                 values[job.undefined] = np.nan
@@ -149,9 +150,15 @@ class Trip:
         pieces = readable_pieces(ids.tolist(), self._tokenizer)
         return tuple(None if undefined else piece for piece, undefined in zip(pieces, blank, strict=True))
 
-    def _require_finite(self, l2: np.ndarray) -> None:
-        if not np.isfinite(l2).all():
-            raise not_finite(first_broken(travel(self._journey, last=len(self._decoder.layers) - 1)))
+    def _require_finite(self, *numbers: np.ndarray) -> None:
+        if not all(np.isfinite(each).all() for each in numbers):
+            broken = first_broken(travel(self._journey, last=len(self._decoder.layers) - 1))
+            if broken is None and self._task.question.read == "output":
+                raise NumbersError(
+                    "what the final norm or the unembedding gives is not finite (NaN or infinity); check the weights "
+                    "of the checkpoint, and choose --dtype float32 if they were narrower"
+                )
+            raise not_finite(broken)
 
 
 def first_broken(stations: Iterable[Station]) -> int | None:
