@@ -1,6 +1,5 @@
 """Jobs whose effects travel: one journey through the decoder for all of them, read in its layers or at its end."""
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engine.errors import NumbersError
+from engine.kernels.difference import Carried
 from engine.model.decoder import Decoder
 from engine.questions.question import Question
 from engine.runs.effect import Effect
@@ -79,15 +79,14 @@ class Trip:
         num_answer = max(1, len(self._first.answer))
         asked = [(fork, q + step) for fork, q in self._first.itinerary.asked for step in range(num_answer)]
         reads = reads_of(self._journey, asked)
-        stations = self._watch(travel(self._journey, last=len(self._decoder.layers) - 1))
-        station = deque(stations, maxlen=1).pop()
+        stream = self._leaving()
         found = answers(
             self._decoder,
-            reads.rows(station.residual),
+            reads.rows(stream),
             targets=self._targets(reads, num_answer),
             relative="relative_l2" in self._task.question.columns,
         )
-        return self._effects(found, reads, num_answer, likeliest(self._last_streams(station, num_answer)))
+        return self._effects(found, reads, num_answer, likeliest(self._last_streams(stream)))
 
     def _targets(self, reads: Reads, num_answer: int) -> Tensor:
         """The token that is scored after each baseline row; -1 where it is the most probable one."""
@@ -96,10 +95,19 @@ class Trip:
         one = [answer[position - start if num_answer > 1 else 0] if answer else -1 for position in reads.positions]
         return torch.tensor(one * len(self._jobs)).to(self._decoder.device, non_blocking=True)
 
-    def _last_streams(self, station: Station, num_answer: int) -> Float[Tensor, "b e"]:
+    def _leaving(self) -> Carried:
+        """The stream that leaves the last layer; nothing else of a layer is kept while the next is computed."""
+        stream: Carried | None = None
+        for station in self._watch(travel(self._journey, last=len(self._decoder.layers) - 1)):
+            stream = station.residual
+            del station
+        assert stream is not None
+        return stream
+
+    def _last_streams(self, stream: Carried) -> Float[Tensor, "b e"]:
         """The streams after the last query, one a prompt."""
         b, s = self._journey.token_ids.shape
-        return rearrange(station.residual.baseline, "(b s) e -> b s e", b=b, s=s)[:, max(self._first.plan.queries)]
+        return rearrange(stream.baseline, "(b s) e -> b s e", b=b, s=s)[:, max(self._first.plan.queries)]
 
     def _effects(self, found: Answers, reads: Reads, num_answer: int, likeliest: list[Any]) -> list[Effect]:
         """The numbers of every prompt: those of the query itself, and log-probabilities summed over the answer."""
