@@ -175,7 +175,7 @@ def _window(cut: object) -> int | None:
 def _query(query: object) -> Query:
     if query == "last" or query == "all":
         return query
-    if isinstance(query, str):
+    if isinstance(query, str) and query[:1].isdigit():
         return tuple(parse_indices(query, what="--query"))
     if isinstance(query, Sequence) and query and all(type(each) is int and each >= 0 for each in query):
         return tuple(sorted(set(query)))
