@@ -15,8 +15,10 @@ from torch import Tensor
 
 CLOSE = 0.5
 """Growth of the sum of exponentials below which a pattern is close to the one before."""
-MOST_GROWTH = 80.0
-"""exp of more is beyond float32; such a pattern is far from the one before."""
+MOST_GROWTH = 60.0
+"""Growth of a score beyond which a pattern is far from the one before, even if the key held next to nothing of it; exp
+of a little more is beyond float32.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,9 @@ def pattern_difference(
     growth = shift.clamp(max=MOST_GROWTH).expm1_()
     grown = torch.linalg.vecdot(before, growth)[..., None]
     close = growth.sub_(grown).mul_(before / (1 + grown))
-    change = torch.where(grown.abs() < CLOSE, close, after - before)
+    highest = torch.where(scores > -torch.inf, shift, -torch.inf).amax(-1, keepdim=True)
+    is_close = (grown.abs() < CLOSE) & (highest < MOST_GROWTH)
+    change = torch.where(is_close, close, after - before)
     if blind is not None:
         after, change = after.masked_fill_(blind, 0.0), torch.where(blind, -before, change)
     return after, change

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -33,6 +34,8 @@ def read_heads(choice: str | Sequence[int] | Sequence[tuple[int, int]] | None) -
     """Heads from ``0-3,7`` or ``4:1,5:0-2``, or from a list of heads or (layer, head) pairs; None means all."""
     if choice is None:
         return None
+    if not isinstance(choice, str) and (not isinstance(choice, Sequence) or isinstance(choice, bytes)):
+        raise SelectionError(f"--heads {choice!r:.60} is no list; give heads such as [3], or (layer, head) pairs")
     pairs = _from_text(choice) if isinstance(choice, str) else [_pair(each) for each in choice]
     if not pairs:
         raise SelectionError("no head was chosen; name at least one, such as 0 or 4:1, or leave --heads out")
@@ -49,9 +52,13 @@ def _from_text(text: str) -> list[tuple[int | None, int]]:
 
 
 def _pair(each: object) -> tuple[int | None, int]:
-    numbers = each if isinstance(each, Sequence) else (None, each)
-    if len(numbers) == 2 and type(numbers[1]) is int and numbers[1] >= 0 and type(numbers[0]) in (int, type(None)):
+    numbers: Any = each if isinstance(each, Sequence) else (None, each)
+    if len(numbers) == 2 and _is_index(numbers[1]) and (numbers[0] is None or _is_index(numbers[0])):
         return numbers[0], numbers[1]
     raise SelectionError(
         f"--heads {each!r:.60} is no head; give heads such as 3, or (layer, head) pairs such as (4, 1)"
     )
+
+
+def _is_index(value: object) -> bool:
+    return type(value) is int and value >= 0

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict, cast, get_args
 from engine.errors import SelectionError
 from engine.questions.heads import HeadChoice, read_heads
 from engine.questions.indices import parse_indices
-from engine.questions.words import one_of, several_of, split_rule
+from engine.questions.words import one_of, plain, several_of, split_rule
 
 HiddenFrom = Literal["all", "others", "query"]
 Read = Literal["layer", "output"]
@@ -85,7 +85,8 @@ class Question:
         mask = self.mask if isinstance(self.mask, str) else _listed(self.mask)
         own = {"cut": cut, "heads": heads, "mask": mask}
         words = {name: own.get(name, getattr(self, name, None)) for name in Choices.__annotations__}
-        return _plain({name: word for name, word in words.items() if word != DEFAULTS[name]})
+        kept = () if self.is_local else ("hidden_from",)  # its default depends on the others
+        return _plain({name: word for name, word in words.items() if word != DEFAULTS[name] or name in kept})
 
 
 DEFAULTS: dict[str, Any] = {"cut": "layer", "hidden_from": "all", "mask": "tokens", "heads": None} | {
@@ -95,8 +96,8 @@ DEFAULTS: dict[str, Any] = {"cut": "layer", "hidden_from": "all", "mask": "token
 
 def _listed(mask: Sequence[Sequence[int]] | Mapping[str, Sequence[int]]) -> Any:
     if isinstance(mask, Mapping):
-        return {str(name): list(group) for name, group in mask.items()}
-    return [list(group) for group in mask]
+        return {str(name): list(map(int, group)) for name, group in mask.items()}
+    return [list(map(int, group)) for group in mask]
 
 
 def _plain(words: dict[str, Any]) -> Choices:
@@ -119,14 +120,14 @@ def ask(choices: Choices) -> Question:
         window=window,
         hidden_from=one_of(hidden_from, get_args(HiddenFrom), what="hidden-from"),
         read=read,
-        query=_query(choices.get("query", "last")),
+        query=_query(plain(choices.get("query", "last"))),
         intervention=one_of(choices.get("intervention", "mask"), get_args(Intervention), what="intervention"),
-        heads=read_heads(choices.get("heads")),
+        heads=read_heads(plain(choices.get("heads"))),
         mask=mask,
         skip_special=choices.get("skip_special", False),
         sites=several_of(choices.get("sites", ()), SITES, what="sites"),
         columns=several_of(choices.get("columns", ()), COLUMNS, what="columns"),
-        answer=_answer(choices.get("answer")),
+        answer=_answer(plain(choices.get("answer"))),
         chat=choices.get("chat", False),
         system=choices.get("system"),
     )
@@ -172,7 +173,7 @@ def _window(cut: object) -> int | None:
 
 
 def _query(query: object) -> Query:
-    if query in ("last", "all"):
+    if query == "last" or query == "all":
         return query
     if isinstance(query, str) and query[:1].isdigit():
         return tuple(parse_indices(query, what="--query"))

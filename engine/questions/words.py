@@ -8,9 +8,16 @@ from engine.errors import SelectionError
 RULES = "tokens, words, regex:PATTERN, chars:4-10,15, positions:1+2+3,5 or spans:FILE"
 
 
+def plain(value: Any) -> Any:
+    """Arrays and their numbers as Python's own; anything else as it is."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 def one_of(word: object, known: Sequence[str], *, what: str) -> Any:
     """The word, which must be among the known ones. Raises ``SelectionError``."""
-    if word not in known:
+    if not isinstance(word, str) or word not in known:
         raise SelectionError(f"--{what} {str(word)!r:.60} is not known; choose {', '.join(known[:-1])} or {known[-1]}")
     return word
 

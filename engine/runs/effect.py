@@ -41,9 +41,10 @@ class Effect:
         """This effect with the cases of all parts, each of which comes with the places of its own."""
         order = np.argsort([case for cases, _ in parts for case in cases])
         found = [part for _, part in parts]
+        last = max(parts, key=lambda pair: max(pair[0]))[1]  # it holds the last query that is read
         tops = zip(*(part.top_tokens for part in found), strict=True)
         return replace(
-            self,
+            last,
             tokens=in_order([part.tokens for part in found], order),
             names=in_order([part.names for part in found], order),
             labels={name: in_order([part.labels[name] for part in found], order) for name in self.labels},

@@ -45,9 +45,10 @@ class Impact:
         """This impact with the cases of all parts, each of which comes with the places of its own."""
         order = np.argsort([case for cases, _ in parts for case in cases])
         found = [part for _, part in parts]
+        last = max(parts, key=lambda pair: max(pair[0]))[1]  # it holds the last query that is read
         distances = np.concatenate([part.distances for part in found], axis=1)[:, order]
         return replace(
-            self,
+            last,
             distances=distances,
             tokens=in_order([part.tokens for part in found], order),
             names=in_order([part.pieces for part in found], order),

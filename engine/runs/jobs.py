@@ -42,6 +42,8 @@ class Job:
     """The layers that are cut together, where effects travel; none where every layer is cut on its own."""
     answer: tuple[int, ...] = ()
     """The tokens of the answer that is scored; none is the most probable one."""
+    runs: Itinerary | None = None
+    """The runs that the cases take, if they are known already: prompts of a length share them."""
 
     @property
     def num_cases(self) -> int:
@@ -55,7 +57,7 @@ class Job:
     @cached_property
     def itinerary(self) -> Itinerary:
         """The runs that the cases take where effects travel."""
-        return itinerary(self.plan, self.windows, num_answer=max(1, len(self.answer)))
+        return self.runs or itinerary(self.plan, self.windows, num_answer=max(1, len(self.answer)))
 
     @property
     def companions(self) -> object:
@@ -72,10 +74,10 @@ class Job:
         chunk: list[int] = []
         for same in self._inseparable():
             if chunk and len(chunk) + len(same) > most:
-                yield chunk, self._part(chunk)
+                yield sorted(chunk), self._part(sorted(chunk))
                 chunk = []
-            chunk = sorted(chunk + same)
-        yield chunk, self._part(chunk)
+            chunk += same
+        yield sorted(chunk), self._part(sorted(chunk))
 
     def _inseparable(self) -> list[list[int]]:
         """Cases that share their runs: of one group, unless every query has a run of its own."""
@@ -87,4 +89,5 @@ class Job:
 
     def _part(self, cases: Sequence[int]) -> "Job":
         names = tuple(self.names[case] for case in cases)
-        return replace(self, plan=self.plan.part(cases), names=names, undefined=self.undefined[:, list(cases)])
+        undefined = self.undefined[:, list(cases)]
+        return replace(self, plan=self.plan.part(cases), names=names, undefined=undefined, runs=None)

@@ -90,6 +90,8 @@ class Measuring:
 
     def _top(self, count: int) -> Callable[[Float[Tensor, "b e"]], list[tuple[tuple[str, float], ...]]]:
         """What turns streams into the most probable next tokens."""
+        if not count:
+            return lambda residual: [()] * len(residual)
         return lambda residual: [self._top_of(row, count) for row in self.decoder.logits(residual).float()]
 
     def _top_of(self, logits: Float[Tensor, " c"], count: int) -> tuple[tuple[str, float], ...]:

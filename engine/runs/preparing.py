@@ -10,12 +10,12 @@ from jaxtyping import Bool
 from engine.errors import ImpactError, ModelError, PromptError, SelectionError
 from engine.model.decoder import Decoder
 from engine.runs.jobs import Job, Task
-from engine.text.plans import Plan, plan_cases, windows_of
+from engine.text.plans import Itinerary, Plan, itinerary, plan_cases, windows_of
 from engine.text.prompts import Prompt, Reading, read_prompts
 from engine.text.rules import read_rule
 
-Outline = tuple[Plan, tuple[int, ...], Bool[np.ndarray, "l v"]]
-"""A plan, the group of each case, and the undefined cells."""
+Outline = tuple[Plan, tuple[int, ...], Bool[np.ndarray, "l v"], Itinerary | None]
+"""A plan, the group of each case, the undefined cells and, where effects travel, the runs."""
 
 
 class Preparing:
@@ -52,11 +52,11 @@ class Preparing:
         if isinstance(prompt, ImpactError):
             return prompt
         try:
-            (plan, group_of, undefined), names = self._outlined(prompt, prompt_id)
+            (plan, group_of, undefined, runs), names = self._outlined(prompt, prompt_id)
         except ImpactError as error:
             return error
         of_cases = tuple(names[group] for group in group_of)
-        return Job(prompt, plan, of_cases, undefined, self._windows, self._answer)
+        return Job(prompt, plan, of_cases, undefined, self._windows, self._answer, runs)
 
     def _outlined(self, prompt: Prompt, prompt_id: Any) -> tuple[Outline, Sequence[str]]:
         """The cases of a prompt and the names of its groups. Single tokens are the same for all prompts of a length."""
@@ -72,7 +72,7 @@ class Preparing:
                 self._outlines[length] = error
         found, tokens = self._outlines[length], self._task.tokens
         if isinstance(found, ImpactError):
-            raise found
+            raise found.with_traceback(None)
         return found, prompt.pieces if tokens is None else [prompt.pieces[token] for token in tokens]
 
     def _outline(self, groups: Sequence[tuple[int, ...]], num_tokens: int) -> Outline:
@@ -80,7 +80,9 @@ class Preparing:
         plan, group_of = plan_cases(groups, question.query, question.hidden_from, num_tokens=num_tokens)
         if not len(plan):
             raise PromptError("nothing can be measured: every chosen token stands after the query; choose others")
-        return plan, group_of, self._undefined(plan)
+        num_answer = max(1, len(self._answer))
+        runs = itinerary(plan, self._windows, num_answer=num_answer) if self._windows else None
+        return plan, group_of, self._undefined(plan), runs
 
     def _undefined(self, plan: Plan) -> Bool[np.ndarray, "l v"]:
         """The cells whose query is left with nothing to attend to, in all heads. Raises ``PromptError`` if all are."""

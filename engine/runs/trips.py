@@ -1,6 +1,5 @@
 """Jobs whose effects travel: one journey through the decoder for all of them, read in its layers or at its end."""
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,6 +9,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from engine.errors import NumbersError
+from engine.kernels.difference import Carried
 from engine.model.decoder import Decoder
 from engine.questions.question import Question
 from engine.runs.effect import Effect
@@ -18,9 +19,10 @@ from engine.runs.jobs import Job, Task
 from engine.runs.labelled import first_positions, impact_of, labels_of, not_finite
 from engine.sweeps.answers import Answers, answers
 from engine.sweeps.distances import measure_readouts
+from engine.sweeps.journey import Journey
 from engine.sweeps.passes import limits_for
 from engine.sweeps.reads import Reads, read_stations, reads_of
-from engine.sweeps.travelling import Journey, Station, travel
+from engine.sweeps.travelling import Station, travel
 from engine.text.forks import bundled
 from engine.text.pieces import readable_pieces
 
@@ -77,15 +79,14 @@ class Trip:
         num_answer = max(1, len(self._first.answer))
         asked = [(fork, q + step) for fork, q in self._first.itinerary.asked for step in range(num_answer)]
         reads = reads_of(self._journey, asked)
-        stations = self._watch(travel(self._journey, last=len(self._decoder.layers) - 1))
-        station = deque(stations, maxlen=1).pop()
+        stream = self._leaving()
         found = answers(
             self._decoder,
-            reads.rows(station.residual),
+            reads.rows(stream),
             targets=self._targets(reads, num_answer),
             relative="relative_l2" in self._task.question.columns,
         )
-        return self._effects(found, reads, num_answer, likeliest(self._last_streams(station, num_answer)))
+        return self._effects(found, reads, num_answer, likeliest(self._last_streams(stream)))
 
     def _targets(self, reads: Reads, num_answer: int) -> Tensor:
         """The token that is scored after each baseline row; -1 where it is the most probable one."""
@@ -94,10 +95,19 @@ class Trip:
         one = [answer[position - start if num_answer > 1 else 0] if answer else -1 for position in reads.positions]
         return torch.tensor(one * len(self._jobs)).to(self._decoder.device, non_blocking=True)
 
-    def _last_streams(self, station: Station, num_answer: int) -> Float[Tensor, "b e"]:
+    def _leaving(self) -> Carried:
+        """The stream that leaves the last layer; nothing else of a layer is kept while the next is computed."""
+        stream: Carried | None = None
+        for station in self._watch(travel(self._journey, last=len(self._decoder.layers) - 1)):
+            stream = station.residual
+            del station
+        assert stream is not None
+        return stream
+
+    def _last_streams(self, stream: Carried) -> Float[Tensor, "b e"]:
         """The streams after the last query, one a prompt."""
         b, s = self._journey.token_ids.shape
-        return rearrange(station.residual.baseline, "(b s) e -> b s e", b=b, s=s)[:, max(self._first.plan.queries)]
+        return rearrange(stream.baseline, "(b s) e -> b s e", b=b, s=s)[:, max(self._first.plan.queries)]
 
     def _effects(self, found: Answers, reads: Reads, num_answer: int, likeliest: list[Any]) -> list[Effect]:
         """The numbers of every prompt: those of the query itself, and log-probabilities summed over the answer."""
@@ -109,10 +119,9 @@ class Trip:
         summed = {"answer_logprob": before, "answer_logprob_masked": before + found.change}
         summed |= {"answer_logprob_change": found.change}
         pattern = "(b w v a) -> b w v a"
-        numbers = {n: rearrange(x, pattern, **shape)[..., 0].cpu().numpy() for n, x in at_query.items()}
-        numbers |= {
-            n: rearrange(x, pattern, **shape).sum(-1).to(found.distances.dtype).cpu().numpy() for n, x in summed.items()
-        }
+        columns = {n: rearrange(x, pattern, **shape)[..., 0] for n, x in at_query.items()}
+        columns |= {n: rearrange(x, pattern, **shape).sum(-1) for n, x in summed.items()}
+        numbers = {n: x.to(self._decoder.dtype).cpu().numpy() for n, x in columns.items()}
         top = rearrange(found.top, pattern, **shape)[..., 0].cpu().numpy()
         scored = rearrange(found.scored.index_select(0, reads.of.rows), pattern, **shape)[:, 0].cpu().numpy()
         return [
@@ -124,7 +133,7 @@ class Trip:
         self, job: Job, numbers: dict[str, np.ndarray], top: np.ndarray, scored: np.ndarray, likeliest: Any
     ) -> Effect:
         """One prompt's effects; where its query has nothing to attend to, nothing that depends on it."""
-        self._require_finite(numbers["l2_distance"])
+        self._require_finite(*(numbers[name] for name in ("l2_distance", "kl_divergence", "answer_logprob_masked")))
         for name, values in numbers.items():
             if name != "answer_logprob":
                 values[job.undefined] = np.nan
@@ -149,9 +158,15 @@ class Trip:
         pieces = readable_pieces(ids.tolist(), self._tokenizer)
         return tuple(None if undefined else piece for piece, undefined in zip(pieces, blank, strict=True))
 
-    def _require_finite(self, l2: np.ndarray) -> None:
-        if not np.isfinite(l2).all():
-            raise not_finite(first_broken(travel(self._journey, last=len(self._decoder.layers) - 1)))
+    def _require_finite(self, *numbers: np.ndarray) -> None:
+        if not all(np.isfinite(each).all() for each in numbers):
+            broken = first_broken(travel(self._journey, last=len(self._decoder.layers) - 1))
+            if broken is None and self._task.question.read == "output":
+                raise NumbersError(
+                    "what the final norm or the unembedding gives is not finite (NaN or infinity); check the weights "
+                    "of the checkpoint, and choose --dtype float32 if they were narrower"
+                )
+            raise not_finite(broken)
 
 
 def first_broken(stations: Iterable[Station]) -> int | None:

@@ -12,8 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from engine.kernels.difference import Carried, Origins
+from engine.sweeps.journey import Journey
 from engine.sweeps.readout import Readout, Site
-from engine.sweeps.travelling import Journey, Station
+from engine.sweeps.travelling import Station
 from engine.text.forks import Bundle
 
 

@@ -50,6 +50,7 @@ def travel(journey: Journey, *, last: int) -> Iterator[Station]:
         station = run.layer(index, stream)
         stream = station.residual
         yield station
+        del station  # Whoever wants more of it than the stream has taken it.
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Axes as in ``batches`` and ``attention``.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from einops import rearrange
@@ -57,8 +58,12 @@ class Variants:
 
     def _means(self, values: Float[Tensor, "b kv k d"]) -> Float[Tensor, "b kv 1 d"]:
         """The mean value of every head over its prompt; padding is 0."""
-        lengths = torch.tensor([self.batch.prompts.lengths[prompt] for prompt in self.batch.of]).to(values)
-        return values.sum(2, keepdim=True) / rearrange(lengths, "b -> b 1 1 1")
+        return values.sum(2, keepdim=True) / rearrange(self._lengths.to(values.dtype), "b -> b 1 1 1")
+
+    @cached_property
+    def _lengths(self) -> Int[Tensor, " b"]:
+        lengths = torch.tensor([self.batch.prompts.lengths[prompt] for prompt in self.batch.of])
+        return lengths.to(self.batch.prompts.device, non_blocking=True)
 
     def _left_out(
         self,

@@ -5,6 +5,7 @@ A case is one group of hidden keys, read at one query. Cases are ordered by quer
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import numpy as np
@@ -70,7 +71,7 @@ class Itinerary:
     forks: tuple[Fork, ...]
     asked: tuple[tuple[int, int], ...]
 
-    @property
+    @cached_property
     def num_rows(self) -> int:
         """Rows that the last layer computes for the forks."""
         return sum(fork.num_rows for fork in self.forks)
@@ -100,7 +101,7 @@ def _span(hidden_from: HiddenFrom, group: Positions, query: int, after: int, fur
 
 
 def windows_of(window: int | None, layers: Sequence[int], num_layers: int) -> list[tuple[int, int]]:
-    """The layers that are cut together around each of ``layers``, clipped to the model; once all, if ``window`` is."""
+    """The layers that are cut together around each of ``layers``, clipped to the model; once all layers for None."""
     if window is None:
         return [(0, num_layers)]
     starts = [layer - window // 2 for layer in layers]
