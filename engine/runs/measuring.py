@@ -69,7 +69,7 @@ class Measuring:
             yield impact_of(job, task, part, heads=self.decoder.heads.num_heads, next_tokens=tokens)
 
     def _pass(self, jobs: list[Job], task: Task) -> Pass:
-        readings = [job.plan.readings() for job in jobs]
+        readings = [job.plan.readings for job in jobs]
         of = [prompt for prompt, each in enumerate(readings) for _ in each]
         return Pass(
             self.decoder,

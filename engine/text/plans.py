@@ -33,6 +33,7 @@ class Plan:
         """Some of the cases."""
         return Plan(tuple(self.groups[c] for c in cases), tuple(self.queries[c] for c in cases), self.hidden_from)
 
+    @cached_property
     def readings(self) -> tuple[Knockouts, ...]:
         """Every query with what is hidden from it, for layers that are cut on their own."""
         pairs = groupby(zip(self.queries, self.groups, strict=True), key=lambda pair: pair[0])
@@ -41,7 +42,7 @@ class Plan:
 
     def undefined(self, window: int | None) -> Bool[np.ndarray, " v"]:
         """True for cases that leave their query without any visible key."""
-        return np.concatenate([knockouts.undefined(window) for knockouts in self.readings()])
+        return np.concatenate([knockouts.undefined(window) for knockouts in self.readings])
 
 
 def plan_cases(
