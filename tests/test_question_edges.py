@@ -87,3 +87,4 @@ def test_the_schema_of_effects():
 def test_a_group_may_be_an_array(tmp_path):
     model, ids = wide()
     AttentionMasker(model).run_dataset({"a": ids}, tmp_path / "set", mask=[np.array([1, 2])])
+    assert read_results(tmp_path / "set").collect()["masked_positions"].unique().to_list() == ["1+2"]
