@@ -8,6 +8,8 @@
     illustration, drawing       the figure of a report
     measure, peaks, machine     seconds, bytes, and what they were measured on
     workloads, naive, oracle    models and prompts, the slow way, the same in float64
+      taps, anatomy             ... one pass of it, and where each family keeps what it reads
+    zoo (species)               tiny models of every family, every term perturbed
     cost, compare, agreement    least work, relative errors, whether answers are right
     calls, timings              what is timed, and what the times are in proportion
     speed, accuracy, memory     a suite each
