@@ -134,8 +134,8 @@ VARIATIONS: dict[tuple[str, str], dict[str, Config]] = {
         "normed": {"num_experts": 8, "num_experts_per_tok": 3, "norm_topk_prob": True, "attention_bias": True},
         "dense layers": {"num_experts": 4, "num_experts_per_tok": 1, "mlp_only_layers": [1]},
         "sparse step": {
-            "num_experts": 5,
-            "num_experts_per_tok": 2,
+            "num_experts": 8,
+            "num_experts_per_tok": 3,
             "decoder_sparse_step": 2,
             "tie_word_embeddings": True,
             "use_sliding_window": True,
@@ -148,7 +148,7 @@ VARIATIONS: dict[tuple[str, str], dict[str, Config]] = {
         "top-3 MHA": {"num_local_experts": 8, "num_experts_per_tok": 3, "num_key_value_heads": 4, "head_dim": None},
     },
     ("gpt-oss", "GptOssForCausalLM"): {
-        "": {**MIXED, "num_local_experts": 4, "num_experts_per_tok": 2, "rope_parameters": {**YARN, "truncate": False}},
+        "": {**MIXED, "num_local_experts": 8, "num_experts_per_tok": 3, "rope_parameters": {**YARN, "truncate": False}},
         "no biases top-1": {
             **MIXED,
             "num_local_experts": 5,
