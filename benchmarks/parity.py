@@ -19,7 +19,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.naive import NaiveRun, run_naive
 from benchmarks.options import Options
 from benchmarks.oracle import float64_model
-from benchmarks.report import Report, Row, Table
+from benchmarks.report import Labels, Report, Row, Table
 from benchmarks.species import Case
 from benchmarks.zoo import CASES, build, token_ids
 from engine import AttentionMasker
@@ -112,7 +112,8 @@ def _within(measured: Measured) -> bool:
 
 
 def _rows(measured: Measured) -> Iterator[Row]:
-    case, labels = measured.case, {"workload": measured.case.name, "dtype": measured.dtype, "x": measured.case.length}
+    case = measured.case
+    labels = Labels(workload=case.name, dtype=measured.dtype, x=case.length)
     for metric, error in zip(METRICS, measured.errors, strict=True):
         yield Row.of(case.architecture, metric, "relative error", [error], **labels)
 
