@@ -87,7 +87,9 @@ def load_model(
         architecture = getattr(transformers, checkpoint.family.architecture)
         with memory_errors(place):
             try:
-                model = architecture.from_pretrained(checkpoint.folder, dtype=kind, use_safetensors=True, **PLAIN, **LOCAL)
+                model = architecture.from_pretrained(
+                    checkpoint.folder, dtype=kind, use_safetensors=True, **PLAIN, **LOCAL
+                )
             except Exception as error:
                 if isinstance(error, torch.OutOfMemoryError | MemoryError):
                     raise
