@@ -23,7 +23,8 @@ from benchmarks.oracle import float64_model
 from benchmarks.report import Labels, Report, Row, Table
 from benchmarks.species import Case
 from benchmarks.zoo import CASES, build, token_ids
-from engine import AttentionMasker, Impact
+from engine import AttentionMasker
+from engine.runs.impact import Impact
 
 FLOOR = 1e-6
 """Share of the baseline vector (L2), or cosine distance, below which errors are not given as shares of the distance."""
