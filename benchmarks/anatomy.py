@@ -29,8 +29,8 @@ class Anatomy:
 _POST_NORMED = Anatomy(attn_added="post_attention_layernorm", mlp_added="post_feedforward_layernorm")
 ANATOMIES: dict[str, Anatomy] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "phi3", "smollm3", "gemma"), Anatomy()),
-    **dict.fromkeys(("mixtral", "qwen3_moe", "gpt_oss"), Anatomy()),
-    **dict.fromkeys(("gemma2", "gemma3_text", "olmo2"), _POST_NORMED),
+    **dict.fromkeys(("ministral", "seed_oss", "arcee", "mixtral", "qwen3_moe", "gpt_oss"), Anatomy()),
+    **dict.fromkeys(("gemma2", "gemma3_text", "olmo2", "olmo3"), _POST_NORMED),
     "granite": Anatomy(multiplier="residual_multiplier"),
     "gpt2": Anatomy(
         layers="h", final_norm="ln_f", attention="attn", output="attn.c_proj", attn_added="attn", mlp_added="mlp"

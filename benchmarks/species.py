@@ -70,6 +70,12 @@ VARIATIONS: dict[tuple[str, str], dict[str, Config]] = {
         "dynamic rope": {"rope_parameters": DYNAMIC, "max_position_embeddings": 6},
     },
     ("Mistral", "MistralForCausalLM"): {"": {"sliding_window": None}, "window": {"sliding_window": 4}},
+    ("Ministral", "MinistralForCausalLM"): {"": {**MIXED, "rope_parameters": YARN}},
+    ("Seed-OSS", "SeedOssForCausalLM"): {
+        "": {},
+        "output biases": {"attention_bias": False, "attention_out_bias": True, "mlp_bias": True},
+    },
+    ("Arcee", "ArceeForCausalLM"): {"": {}, "biases tied": {**BIASED, "tie_word_embeddings": True}},
     ("Gemma", "GemmaForCausalLM"): {
         "": {},
         "biases MQA": {"attention_bias": True, "num_key_value_heads": 1, "hidden_act": "silu"},
@@ -101,6 +107,10 @@ VARIATIONS: dict[tuple[str, str], dict[str, Config]] = {
         "": {"head_dim": None},
         "biases MHA": {"head_dim": None, "attention_bias": True, "num_key_value_heads": 4, "rope_parameters": YARN},
         "MQA tied": {"head_dim": None, "num_key_value_heads": 1, "tie_word_embeddings": True},
+    },
+    ("OLMo 3", "Olmo3ForCausalLM"): {
+        "": {**MIXED, "head_dim": None, "rope_parameters": TWO_ROPES},
+        "biases": {**MIXED, "head_dim": None, "rope_parameters": {FULL: YARN, SLIDING: LINEAR}, "attention_bias": True},
     },
     ("SmolLM3", "SmolLM3ForCausalLM"): {
         "": {"no_rope_layers": [1, 0, 1]},
