@@ -29,6 +29,7 @@ class Source:
     model: str | None
     device: str
     dtype: str
+    route: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Blueprint:
             model=source.model,
             device=settings["device"] if source.device == "auto" else source.device,
             dtype=source.dtype,
+            route=source.route,
             layers=tuple(settings["layers"]),
             tokens=None if settings["tokens"] is None else tuple(settings["tokens"]),
             question=_anywhere(self.settings[QUESTION]),  # the same, but for where a file of spans lies
@@ -89,7 +91,8 @@ def draw(
         "name": name,
         "fingerprint": fingerprint,
         "tokenizer": _tokenizer_digest(measuring.tokenizer),
-        "rope": list(rope_probe(decoder)),
+        "rope": rope_probe(decoder),
+        "route": decoder.route,
         "layers": len(decoder.layers),
         "heads": decoder.heads.num_heads,
         "kv_heads": decoder.heads.num_kv_heads,
@@ -109,7 +112,7 @@ def draw(
     on_cpu = decoder.device.type == "cpu"
     kernel = {
         "product": cpu_product() if on_cpu else "torch",
-        "packed": any(weight.is_mkldnn for projection in decoder.projections() for weight in projection.weights),
+        "packed": decoder.is_packed,
         "rows_per_pass": Schedule(decoder).rows,
     }
     return Blueprint(model, settings, kernel, source)

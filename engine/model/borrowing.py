@@ -9,12 +9,13 @@ from contextlib import ExitStack, contextmanager
 from itertools import count
 from typing import Any
 
+import torch
 from torch import nn
 
 EAGER = "eager"
-IMPLEMENTATION = "_attn_implementation_internal"
-"""Where a configuration keeps the name of its attention; what its setter does besides, it does to sub-configurations,
-which are visited here one by one."""
+ATTENTION, EXPERTS = "_attn_implementation_internal", "_experts_implementation_internal"
+"""Where a configuration keeps the names of its attention and of its experts; what their setters do besides, they do to
+sub-configurations, which are visited here one by one."""
 _NUMBERS = count()
 
 
@@ -27,7 +28,10 @@ def borrowed(model: nn.Module, attend: Callable[..., Any] | None) -> Iterator[No
     with ExitStack() as undo:
         undo.enter_context(_evaluating(model))
         name = EAGER if attend is None else undo.enter_context(_registered(attend))
-        undo.enter_context(_named(_configs(model), name))
+        configs = _configs(model)
+        undo.enter_context(_named(configs, ATTENTION, name))
+        if any(parameter.dtype == torch.float64 for parameter in model.parameters()):
+            undo.enter_context(_named(configs, EXPERTS, EAGER))  # the other kernels of experts have no float64
         yield
 
 
@@ -48,15 +52,15 @@ def _registered(attend: Callable[..., Any]) -> Iterator[str]:
 
 
 @contextmanager
-def _named(configs: list[Any], name: str) -> Iterator[None]:
-    before = [getattr(config, IMPLEMENTATION, None) for config in configs]
+def _named(configs: list[Any], what: str, name: str) -> Iterator[None]:
+    before = [getattr(config, what, None) for config in configs]
     try:
         for config in configs:
-            setattr(config, IMPLEMENTATION, name)
+            setattr(config, what, name)
         yield
     finally:
         for config, implementation in zip(configs, before, strict=True):
-            setattr(config, IMPLEMENTATION, implementation)
+            setattr(config, what, implementation)
 
 
 @contextmanager
@@ -77,7 +81,7 @@ def _configs(model: nn.Module) -> list[Any]:
     found: dict[int, Any] = {}
     while waiting:
         config = waiting.pop()
-        if id(config) in found or not hasattr(config, IMPLEMENTATION):
+        if id(config) in found or not hasattr(config, ATTENTION):
             continue
         found[id(config)] = config
         waiting += [getattr(config, name, None) for name in config.sub_configs]

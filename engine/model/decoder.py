@@ -16,15 +16,8 @@ from torch import Tensor
 from engine.kernels.difference import Activation, Carried, RMSNorm, carry_gated
 from engine.kernels.projection import Projection
 from engine.kernels.rotary import RotaryTables, rotary_tables
-
-
-@dataclass(frozen=True)
-class Heads:
-    """How the channels of a query/key/value projection divide into heads."""
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
+from engine.model.view import Heads as Heads
+from engine.model.view import Route, View
 
 
 @dataclass(frozen=True)
@@ -95,8 +88,8 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """A decoder-only model. ``dtype`` is that of the residual stream and of every difference."""
+class Decoder(View):
+    """A decoder-only model of a described family."""
 
     name: str
     embedding: Float[Tensor, "c e"]
@@ -109,11 +102,19 @@ class Decoder:
     dtype: torch.dtype
     device: torch.device
     rope_by_length: bool = False
-    """Whether the rotary tables of a position depend on the length of the prompt."""
+    route: Route = "fused"
 
     @property
     def vocab_size(self) -> int:
         return len(self.embedding)
+
+    @property
+    def width(self) -> int:
+        return self.embedding.shape[1]
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        return tuple(layer.attention.window for layer in self.layers)
 
     def embed(self, token_ids: Int[Tensor, " r"]) -> Float[Tensor, "r e"]:
         return F.embedding(token_ids, self.embedding).to(self.dtype)
@@ -132,6 +133,10 @@ class Decoder:
     def weight_bytes(self) -> int:
         """Size of the layers' weight matrices."""
         return sum(weight.nbytes for projection in self.projections() for weight in projection.weights)
+
+    @property
+    def is_packed(self) -> bool:
+        return any(weight.is_mkldnn for projection in self.projections() for weight in projection.weights)
 
     def pack(self) -> None:
         """Lay every layer's weights out for this machine's kernel, where that is faster."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from engine.errors import ModelError
 from engine.model.additions import Addition
 from engine.model.borrowing import borrowed
-from engine.model.decoder import Heads
 from engine.model.handover import Attending
+from engine.model.view import Heads, Route, View
 from engine.model.visits import Visit, visits
 
 
@@ -28,21 +28,37 @@ class ForeignLayer:
 
 
 @dataclass(frozen=True)
-class Foreign:
+class Foreign(View):
     """A model that is only borrowed: between two calls it is what its owner made it. Not for two threads at once.
 
-    ``dtype`` is that of differences, ``width`` the channels of the stream.
+    ``stored`` is the dtype of its own arithmetic, ``tokens`` the size of its vocabulary, ``channels`` the width of its
+    stream.
     """
 
     model: Any
     name: str
     layers: tuple[ForeignLayer, ...]
     heads: Heads
-    width: int
-    vocab_size: int
+    channels: int
+    tokens: int
     max_positions: int
     dtype: torch.dtype
+    stored: torch.dtype
     device: torch.device
+    rope_by_length: bool = False
+    route: Route = "generic"
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokens
+
+    @property
+    def width(self) -> int:
+        return self.channels
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        return tuple(layer.window for layer in self.layers)
 
     @property
     def architecture(self) -> str:

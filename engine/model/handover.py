@@ -92,10 +92,10 @@ class Attending:
     ) -> tuple[Tensor, None]:
         """Head outputs ``1 s h c``, in the dtype of the queries. Raises ``ModelError`` for what it cannot follow."""
         if self.given is not None:
-            return self.given.to(query.dtype)[None], None
+            return self.given.to(query.dtype).contiguous()[None], None
         handed = handover(module, query, key, value, attention_mask, more)
         self.seen.append((module, handed))
-        return handed.z().to(query.dtype)[None], None
+        return handed.z().to(query.dtype).contiguous()[None], None
 
 
 def handover(

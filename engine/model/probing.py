@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from engine.errors import ModelError
 from engine.model.additions import find_addition
 from engine.model.borrowing import borrowed
-from engine.model.decoder import Heads
 from engine.model.foreign import Foreign, ForeignLayer
 from engine.model.handover import Attending, Handover
+from engine.model.view import Heads
 from engine.model.visits import Visit, forward, visits
 
 PROBED_TOKENS = 6
@@ -81,10 +81,11 @@ def _probed(model: Any, token_ids: Int[Tensor, " s"], vocab_size: int) -> Foreig
         name=model.config.name_or_path or name,
         layers=tuple(layers),
         heads=_heads(handed, name),
-        width=entering.shape[-1],
-        vocab_size=vocab_size,
+        channels=entering.shape[-1],
+        tokens=vocab_size,
         max_positions=_max_positions(model.config),
         dtype=torch.float64 if entering.dtype == torch.float64 else torch.float32,
+        stored=entering.dtype,
         device=token_ids.device,
     )
 

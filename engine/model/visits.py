@@ -73,7 +73,8 @@ def stream_of(output: Any) -> Float[Tensor, "1 s e"]:
     """The stream among what a layer gives. Raises ``ModelError`` where it gives none."""
     first = output[0] if isinstance(output, tuple | list) and output else output
     if not isinstance(first, Tensor) or first.ndim != 3 or len(first) != 1:
-        raise ModelError(f"a layer of this model gives a {type(first).__name__}, not a residual stream of one prompt")
+        shape = f"of shape {tuple(first.shape)}" if isinstance(first, Tensor) else f"of type {type(first).__name__}"
+        raise ModelError(f"a layer of this model gives something {shape}, not one residual stream (1, tokens, channels)")
     return first
 
 

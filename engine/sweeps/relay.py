@@ -83,11 +83,21 @@ class _Run:
         """Full, Attn, heads and those that were asked for."""
         entering = self.batch.at_query(visit.entering[0].to(self.foreign.dtype))
         full = Site(left.baseline - entering, left.delta)
-        yield from (full, attn, heads)
+        yield from (full, attn, self._filled(heads))
         if "MLP" in self.probe.sites:
             yield Site(full.baseline - attn.baseline, full.delta - attn.delta)
         if "Resid" in self.probe.sites:
             yield left
+
+    def _filled(self, heads: Site) -> Site:
+        """Heads as wide as the widest of the model: zeros change no distance."""
+        width, count = self.foreign.heads.head_dim, heads.num_vectors
+
+        def fill(x: Float[Tensor, "n c"]) -> Float[Tensor, "n c2"]:
+            by_head = rearrange(x, "n (h d) -> n h d", h=count)
+            return rearrange(F.pad(by_head, (0, width - by_head.shape[2])), "n h d -> n (h d)")
+
+        return heads if heads.baseline.shape[1] == count * width else Site(fill(heads.baseline), fill(heads.delta), count)
 
     def _attend(self, index: int, handed: Handover) -> tuple[Site, Float[Tensor, "m h"] | None]:
         """The queries' head outputs and how the variants' differ; and the hidden share of the pattern, if asked for."""
@@ -140,9 +150,8 @@ class _Run:
 
     def _require_same(self, found: Float[Tensor, "b e"], expected: Float[Tensor, "b e"], index: int) -> None:
         """Raises ``ModelError`` where the layer gives other vectors on other places; numbers that are not finite pass."""
-        stored = next(self.foreign.model.parameters()).dtype
         gap, largest = (found - expected).abs().amax(), expected.abs().amax()
-        if bool(gap > SAME.get(stored, SAME_NARROW) * largest):
+        if bool(gap > SAME.get(self.foreign.stored, SAME_NARROW) * largest):
             raise ModelError(
                 f"layer {index} of {self.foreign.architecture} does not treat positions alike behind its attention, "
                 "so it cannot be run on masked copies; this architecture is not supported"
