@@ -17,11 +17,11 @@ from engine.errors import ImpactError, ModelError, PromptError, SelectionError
 from engine.files import FilePath
 from engine.kernels.products import keeping_to
 from engine.making import Prompts, Staff, make_dataset
-from engine.model.adoption import Edition, adopt
-from engine.model.checkpoints import load_decoder
-from engine.model.decoder import Decoder
+from engine.model.adoption import Edition
 from engine.model.devices import free_host_bytes, keep_freed_memory
 from engine.model.fingerprint import fingerprint
+from engine.model.loading import load_view, view_of
+from engine.model.view import Route, View
 from engine.questions.question import Choices, ask
 from engine.runs.effect import Effect
 from engine.runs.impact import Impact
@@ -41,17 +41,19 @@ class AttentionMasker:
     """Measures how far each layer's output moves when attention to a token is cut.
 
     ``AttentionMasker(model, tokenizer=None)`` takes a transformers model that is already loaded and only reads it, or a
-    ``Decoder``; ``AttentionMasker.from_pretrained(...)`` loads a checkpoint. Weights of a model that you edit in place
+    ``View``; ``AttentionMasker.from_pretrained(...)`` loads a checkpoint. ``route``: "fused", for described families;
+    "generic", by the model's own layers, for any whose attention can be followed; "auto" is the first of them that
+    leads there. ``masker.route`` says which was taken. Weights of a model that you edit in place
     are taken anew at the next run; only an edit through ``.data``, which torch does not count, needs a new masker.
     On a CPU the process keeps freed memory for its next use, up to 31 MiB a block. Raises ``ModelError`` for an
     architecture that is not supported.
     """
 
-    def __init__(self, model: nn.Module | Decoder, tokenizer: Any = None) -> None:
+    def __init__(self, model: nn.Module | View, tokenizer: Any = None, *, route: str = "auto") -> None:
         if tokenizer is not None and not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise ModelError(f"a {type(tokenizer).__name__} is no tokenizer; hand in a transformers one, or None")
-        self._measuring = Measuring(model if isinstance(model, Decoder) else adopt(model), tokenizer)
-        self._held = None if isinstance(model, Decoder) else model
+        self._measuring = Measuring(model if isinstance(model, View) else view_of(model, route=route), tokenizer)
+        self._held, self._asked_route = None if isinstance(model, View) else model, route
         self._edition = None if self._held is None else Edition(self._held)
         self._runs, self._settled = 0, False
         self._source: Source | None = None
@@ -65,9 +67,14 @@ class AttentionMasker:
         return self._measuring
 
     @property
-    def decoder(self) -> Decoder:
+    def decoder(self) -> View:
         """The engine's view on the model."""
         return self._measuring.decoder
+
+    @property
+    def route(self) -> Route:
+        """fused, or generic where the model runs its own layers."""
+        return self.decoder.route
 
     @property
     def tokenizer(self) -> Any:
@@ -85,15 +92,22 @@ class AttentionMasker:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | None = None, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "float32"
+        cls,
+        model: str | None = None,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "float32",
+        route: str = "auto",
     ) -> "AttentionMasker":
         """Load a local folder or a hub id; None is the model that ships with the program.
 
         ``device``: auto, cpu, cuda, cuda:N or mps. ``dtype``: float32, float64, or bfloat16 (products in bfloat16,
-        everything between them in float32). Raises ``ModelError`` and ``DeviceError``.
+        everything between them in float32; on the generic ``route`` everything as transformers computes it). Raises
+        ``ModelError`` and ``DeviceError``.
         """
-        masker = cls(*load_decoder(model, device=device, dtype=dtype))
-        masker._source = Source(None if model is None else str(model), str(device), str(dtype).removeprefix("torch."))
+        masker = cls(*load_view(model, device=device, dtype=dtype, route=route))
+        name, kind = None if model is None else str(model), str(dtype).removeprefix("torch.")
+        masker._source = Source(name, str(device), kind, masker.route)
         return masker
 
     def run(
@@ -252,7 +266,7 @@ class AttentionMasker:
     def _take_edits(self) -> None:
         """Read a held model again if its weights were replaced or edited since they were read."""
         if self._held is not None and self._edition is not None and not self._edition.is_current():
-            self._measuring.decoder = adopt(self._held)
+            self._measuring.decoder = view_of(self._held, route=self._asked_route)
             self._edition, self._runs, self._settled, self._fingerprint = Edition(self._held), 0, False, None
 
     def _settle(self, *, again: bool = False) -> None:
@@ -277,6 +291,7 @@ def run_masking_experiment(
     model: str | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
+    route: str = "auto",
     layers: Sequence[int] | None = None,
     tokens: Sequence[int] | None = None,
     **choices: Unpack[Choices],
@@ -285,7 +300,7 @@ def run_masking_experiment(
 
     For several prompts, load once: ``AttentionMasker.from_pretrained(...)`` and then ``run`` for each.
     """
-    masker = AttentionMasker.from_pretrained(model, device=device, dtype=dtype)
+    masker = AttentionMasker.from_pretrained(model, device=device, dtype=dtype, route=route)
     return masker.run(prompt, layers=layers, tokens=tokens, **choices)
 
 

@@ -10,8 +10,10 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Literal
 
+from engine.model import families
 from engine.model.families import FAMILIES
 
 INTERFACE = "ALL_ATTENTION_FUNCTIONS"
@@ -103,5 +105,6 @@ def _modelling_files() -> Iterator[Path]:
 
 def _note(model_type: str) -> str:
     """How the family's own file begins, without its name."""
-    first = (import_module(f"engine.model.families.{model_type}").__doc__ or "").split("\n\n")[0]
-    return " ".join(first.partition(":")[2].split()).rstrip(".")
+    homes = [module.name for module in iter_modules(families.__path__) if model_type.startswith(module.name)]
+    text = import_module(f"{families.__name__}.{max(homes, key=len)}").__doc__ or ""
+    return " ".join(text.split("\n\n")[0].partition(":")[2].split()).rstrip(".")

@@ -11,7 +11,7 @@ from engine.errors import ModelError
 from engine.model.additions import Addition
 from engine.model.borrowing import borrowed
 from engine.model.handover import Attending
-from engine.model.view import Heads, Route, View
+from engine.model.view import Heads, Route, Sight, View
 from engine.model.visits import Visit, visits
 
 
@@ -23,8 +23,6 @@ class ForeignLayer:
     attention: nn.Module
     added: Addition
     """What the attention adds to the stream."""
-    window: int | None
-    has_sink: bool
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,7 @@ class Foreign(View):
     model: Any
     name: str
     layers: tuple[ForeignLayer, ...]
+    sights: tuple[Sight, ...]
     heads: Heads
     channels: int
     tokens: int
@@ -53,12 +52,8 @@ class Foreign(View):
         return self.tokens
 
     @property
-    def width(self) -> int:
+    def hidden_size(self) -> int:
         return self.channels
-
-    @property
-    def windows(self) -> tuple[int | None, ...]:
-        return tuple(layer.window for layer in self.layers)
 
     @property
     def architecture(self) -> str:

@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from engine.errors import ModelError
+from engine.kernels.caps import bent
+from engine.kernels.scores import Scoring, softmax
 
 UNDERSTOOD = frozenset({"scaling", "dropout", "softcap", "s_aux", "position_bias", "sliding_window", "position_ids"})
 """What a layer may hand over beside queries, keys, values and mask. Tensors under any other name are refused."""
@@ -26,20 +28,16 @@ class Handover:
     v: Float[Tensor, "kv s c"]
     mask: Float[Tensor, "m s k"] | None
     """Added to the scores; ``m`` is 1, or the number of heads. The lowest number of its dtype hides a key."""
-    scale: float
-    soft_cap: float | None = None
+    scoring: Scoring
     bias: Float[Tensor, "n s k"] | None = None
-    sinks: Float[Tensor, " h"] | None = None
-    """One more score for each head, whose share of the pattern falls on no value."""
     window: int | None = None
 
     def scores(self, positions: Int[Tensor, " i"]) -> Float[Tensor, "i kv g k"]:
         """The scores of the queries at ``positions``: scaled, capped, biased; -inf where a key is hidden."""
         num_kv = len(self.k)
         q = rearrange(self.q.index_select(1, positions), "(kv g) i d -> kv (g i) d", kv=num_kv)
-        scores = rearrange(q * self.scale @ self.k.mT, "kv (g i) k -> i kv g k", i=len(positions))
-        if self.soft_cap is not None:
-            scores = torch.tanh(scores / self.soft_cap) * self.soft_cap
+        products = rearrange(q * self.scoring.scale @ self.k.mT, "kv (g i) k -> i kv g k", i=len(positions))
+        scores = bent(products, self.scoring.soft_cap)
         if self.bias is not None:
             scores = scores + self._by_head(self.bias, positions)
         if self.mask is None:
@@ -48,11 +46,13 @@ class Handover:
         return torch.where(_is_open(mask), scores + mask, -torch.inf)
 
     def pattern(self, scores: Float[Tensor, "i kv g k"]) -> Float[Tensor, "i kv g k"]:
-        """The softmax of scores, sinks included."""
-        if self.sinks is None:
-            return torch.softmax(scores, dim=-1)
-        sinks = rearrange(self.sinks, "(kv g) -> kv g 1", kv=len(self.k)).expand(len(scores), -1, -1, 1)
-        return torch.softmax(torch.cat((scores, sinks), dim=-1), dim=-1)[..., :-1]
+        """The softmax of scores, beside the sinks."""
+        return softmax(scores, self.sink)
+
+    @property
+    def sink(self) -> Float[Tensor, "kv g 1"] | None:
+        """One more score for each head, whose share of the pattern falls on no value."""
+        return self.scoring.sink(len(self.k), "kv g 1")
 
     def z(self) -> Float[Tensor, "s h c"]:
         """The head outputs of every position."""
@@ -116,10 +116,12 @@ def handover(
     return Handover(
         *(_wide(each[0]) for each in (query, key, value)),
         mask=None if mask is None else mask[0],
-        scale=float(query.shape[-1] ** -0.5 if scaling is None else scaling),
-        soft_cap=more.get("softcap"),
+        scoring=Scoring(
+            scale=float(query.shape[-1] ** -0.5 if scaling is None else scaling),
+            soft_cap=more.get("softcap"),
+            sinks=None if more.get("s_aux") is None else _wide(more["s_aux"].detach().reshape(-1)),
+        ),
         bias=None if more.get("position_bias") is None else _wide(more["position_bias"][0]),
-        sinks=None if more.get("s_aux") is None else _wide(more["s_aux"].reshape(-1)),
         window=more.get("sliding_window", getattr(module, "sliding_window", None)),
     )
 

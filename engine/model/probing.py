@@ -16,7 +16,7 @@ from engine.model.additions import find_addition
 from engine.model.borrowing import borrowed
 from engine.model.foreign import Foreign, ForeignLayer
 from engine.model.handover import Attending, Handover
-from engine.model.view import Heads
+from engine.model.view import Heads, Sight
 from engine.model.visits import Visit, forward, visits
 
 PROBED_TOKENS = 6
@@ -74,12 +74,13 @@ def _probed(model: Any, token_ids: Int[Tensor, " s"], vocab_size: int) -> Foreig
             _require_causal(each, name)
         if not _near(found, expected):
             raise ModelError(f"{name} does more in its attention than it hands over to transformers' interface")
-        layers = [_layer(*each, name) for each in zip(made, modules, handed, strict=True)]
+        layers = [_layer(visit, module, name) for visit, module in zip(made, modules, strict=True)]
     entering = made[0].entering
     return Foreign(
         model=model,
         name=model.config.name_or_path or name,
         layers=tuple(layers),
+        sights=tuple(Sight(each.window, each.scoring.sinks is not None) for each in handed),
         heads=_heads(handed, name),
         channels=entering.shape[-1],
         tokens=vocab_size,
@@ -126,12 +127,12 @@ def _require_causal(handed: Handover, name: str) -> None:
         raise ModelError(f"{name} lets a token attend to later ones; only causal language models are supported")
 
 
-def _layer(visit: Visit, attention: nn.Module, handed: Handover, name: str) -> ForeignLayer:
+def _layer(visit: Visit, attention: nn.Module, name: str) -> ForeignLayer:
     added = find_addition(visit, attention)
     if added is None:
         kind = type(visit.layer).__name__
         raise ModelError(f"what the attention of {name} adds to the residual stream was not found in its {kind}")
-    return ForeignLayer(visit.layer, attention, added, handed.window, handed.sinks is not None)
+    return ForeignLayer(visit.layer, attention, added)
 
 
 def _heads(handed: Sequence[Handover], name: str) -> Heads:

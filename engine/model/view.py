@@ -21,12 +21,22 @@ class Heads:
     head_dim: int
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a layer's queries can see: the keys in their ``window``, and a sink that takes what no key gets."""
+
+    window: int | None = None
+    has_sink: bool = False
+
+
 class View(ABC):
     """A causal language model as passes and tables see it."""
 
     name: str
     heads: Heads
     layers: Sequence[Any]
+    sights: tuple[Sight, ...]
+    """What every layer lets its queries see."""
     max_positions: int
     dtype: torch.dtype
     """That of the residual stream and of every difference."""
@@ -43,13 +53,8 @@ class View(ABC):
 
     @property
     @abstractmethod
-    def width(self) -> int:
+    def hidden_size(self) -> int:
         """Channels of the residual stream."""
-
-    @property
-    @abstractmethod
-    def windows(self) -> tuple[int | None, ...]:
-        """The sliding window of every layer, None where a query sees all earlier positions."""
 
     @property
     def takes_one_prompt(self) -> bool:

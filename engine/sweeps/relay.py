@@ -101,27 +101,28 @@ class _Run:
 
     def _attend(self, index: int, handed: Handover) -> tuple[Site, Float[Tensor, "m h"] | None]:
         """The queries' head outputs and how the variants' differ; and the hidden share of the pattern, if asked for."""
-        batch, layer = self.batch, self.foreign.layers[index]
+        batch = self.batch
         scores = handed.scores(batch.query_positions)
         pattern = handed.pattern(scores)
-        masks = self._masks(handed, layer, index)
+        masks = self._masks(handed, index)
         values = handed.v[None].expand(len(batch.of), -1, -1, -1)
-        delta = self._variants.of(scores, pattern, values, masks)
+        delta = self._variants.of(scores, pattern, values, masks, sink=handed.sink)
         if self._cut_heads is not None:
             delta = delta * repeat(self._cut_heads[index], "h -> (h d)", d=values.shape[-1])
         z = rearrange(attended(pattern, values), "b kv g d -> b (kv g d)")
         masses = batch.variants.rows(hidden_masses(pattern, batch.chosen)) if self.probe.masses else None
         return Site(z, delta, self.foreign.heads.num_heads), masses
 
-    def _masks(self, handed: Handover, layer: ForeignLayer, index: int) -> Masks:
+    def _masks(self, handed: Handover, index: int) -> Masks:
         """Raises ``ModelError`` where the queries do not see what the causal order and the window leave them."""
-        visible = visible_keys(self.batch.query_positions, self.batch.prompts.width, layer.window)[:, None]
+        sight = self.foreign.sights[index]
+        visible = visible_keys(self.batch.query_positions, self.batch.prompts.width, sight.window)[:, None]
         if not bool((handed.visible(self.batch.query_positions) == visible).all()):
             raise ModelError(
                 f"layer {index} of {self.foreign.architecture} hides keys of this prompt beyond the causal order and "
                 "one sliding window (chunks, blocks, chosen keys), which is not supported; give shorter prompts"
             )
-        return Masks(visible[:, None], self.batch.blind(layer.window))
+        return Masks(visible[:, None], None if sight.has_sink else self.batch.blind(sight.window))
 
     def _rows(self, layer: ForeignLayer, visit: Visit, heads: Site, attending: Attending) -> tuple[Site, Site]:
         """The layer on rows: the queries as they are, then their variants. What leaves it, and what attention adds."""
