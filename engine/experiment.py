@@ -18,6 +18,7 @@ from engine.files import FilePath
 from engine.kernels.products import keeping_to
 from engine.making import Prompts, Staff, make_dataset
 from engine.model.adoption import Edition
+from engine.model.decoder import Decoder
 from engine.model.devices import free_host_bytes, keep_freed_memory
 from engine.model.fingerprint import fingerprint
 from engine.model.loading import load_view, view_of
@@ -58,7 +59,7 @@ class AttentionMasker:
         self._runs, self._settled = 0, False
         self._source: Source | None = None
         self._fingerprint: str | None = None
-        if self.decoder.device.type == "cpu":
+        if self.view.device.type == "cpu":
             keep_freed_memory()
 
     @property
@@ -67,14 +68,21 @@ class AttentionMasker:
         return self._measuring
 
     @property
-    def decoder(self) -> View:
+    def view(self) -> View:
         """The engine's view on the model."""
         return self._measuring.decoder
 
     @property
+    def decoder(self) -> Decoder:
+        """The weights as the engine sees them. Raises ``ModelError`` on the generic route, which leaves them alone."""
+        if not isinstance(self.view, Decoder):
+            raise ModelError("this model runs its own layers, so there is no decoder of the engine's; see masker.view")
+        return self.view
+
+    @property
     def route(self) -> Route:
         """fused, or generic where the model runs its own layers."""
-        return self.decoder.route
+        return self.view.route
 
     @property
     def tokenizer(self) -> Any:
@@ -148,7 +156,7 @@ class AttentionMasker:
             raise job
         self._settle()
         measure = partial(self._measuring.measure, task=task, next_tokens=next_tokens, watch=watch)
-        return Schedule(self.decoder).run({0: job}, measure)[0]
+        return Schedule(self.view).run({0: job}, measure)[0]
 
     def run_many(
         self,
@@ -186,7 +194,7 @@ class AttentionMasker:
         task = self._task(layers, tokens, choices)
         return measured_in_order(
             prompts.items() if isinstance(prompts, Mapping) else enumerate(prompts),
-            schedule=Schedule(self.decoder),
+            schedule=Schedule(self.view),
             prepare=self._measuring.preparing(task).jobs,
             measure=partial(self._measuring.measure, task=task),
             reject=rejected or _raise,
@@ -249,7 +257,7 @@ class AttentionMasker:
         task = self._task(layers, tokens, question)
         self._measuring.preparing(task)  # What cannot be asked of this model is refused before anything is written.
         if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.decoder)
+            self._fingerprint = fingerprint(self.view)
         return draw(
             self._measuring, source=self._source, fingerprint=self._fingerprint, task=task, form=form, choices=choices
         )
@@ -257,10 +265,10 @@ class AttentionMasker:
     def _task(self, layers: Sequence[int] | None, tokens: Sequence[int] | None, choices: Choices) -> Task:
         """What is asked of every prompt. Raises ``SelectionError``."""
         question = ask(choices)
-        chosen = select(layers, len(self.decoder.layers), what="layer")
+        chosen = select(layers, len(self.view.layers), what="layer")
         if question.window is None and question.read == "output" and layers is not None:
             raise SelectionError("--cut all hides in all layers and is read at the output; leave --layers out")
-        positions = None if tokens is None else select(tokens, self.decoder.max_positions, what="token")
+        positions = None if tokens is None else select(tokens, self.view.max_positions, what="token")
         return Task(chosen, positions, question)
 
     def _take_edits(self) -> None:
@@ -276,13 +284,13 @@ class AttentionMasker:
         replace the masker's own; a model that the user holds keeps its weights, so memory must allow a copy.
         """
         first, self._runs = self._runs == 0 and not again, self._runs + 1
-        if first or self._settled or self.decoder.device.type != "cpu":
+        if first or self._settled or self.view.device.type != "cpu":
             return
         self._settled = True
-        if CACHED_BYTES < self.decoder.weight_bytes < free_host_bytes():
+        if CACHED_BYTES < self.view.weight_bytes < free_host_bytes():
             gc.collect()
             with torch.inference_mode():
-                self.decoder.pack()
+                self.view.pack()
 
 
 def run_masking_experiment(

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 WIDTH = 110
 FUSED = "Fused: the engine computes the layers itself; every weight is read once, and differences are carried"
-GENERIC = """Generic: the model's own layers are run again on masked copies, and their outputs subtracted; slower. A model \
-proves in a short forward that it can be followed, or it is refused with the reason"""
+GENERIC = (
+    "Generic: the model's own layers are run again on masked copies, and their outputs subtracted; slower. A model "
+    "proves in a short forward that it can be followed, or it is refused with the reason"
+)
 REFUSED = "Not supported"
 
 
@@ -21,8 +23,8 @@ def build_parser() -> Parser:
     """The arguments of ``models``."""
     parser = Parser(
         prog="mask-impact models",
-        description="List the architectures (model_type in a config.json) of the installed transformers: those that are "
-        "supported, by which route, and those that are not, with the reason.",
+        description="List the architectures (model_type in a config.json) of the installed transformers: those that "
+        "are supported, by which route, and those that are not, with the reason.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")

@@ -33,14 +33,14 @@ class Addition:
     factor: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Event:
-    """One call of a submodule that reads and gives vectors as wide as the stream; None where it does not."""
+    """One call of a submodule that gives vectors as wide as the stream, and what it reads if that is as wide."""
 
     name: str
     call: int
     read: Float[Tensor, "1 s e"] | None
-    given: Float[Tensor, "1 s e"] | None
+    given: Float[Tensor, "1 s e"]
 
 
 def find_addition(visit: Visit, attention: nn.Module) -> Addition | None:
@@ -48,28 +48,33 @@ def find_addition(visit: Visit, attention: nn.Module) -> Addition | None:
     with watched(visit.layer, like=visit.entering) as events:
         leaving = visit.again()
     name = next(name for name, module in visit.layer.named_modules() if module is attention)
-    step = leaving - visit.entering
-    for event in _made_of(events, name):
-        after = events[events.index(event) + 1 :]
-        inner = [each for each in after if each.read is not None]
-        for each in inner:
-            factors = _fit(each.read - visit.entering, [event.given], leaving)
+    made = _made_of(events, name)
+    return _before_another(visit.entering, events, made) or _beside_another(
+        leaving - visit.entering, events, made, name
+    )
+
+
+def _before_another(
+    entering: Float[Tensor, "1 s e"], events: Sequence[Event], made: Sequence[Event]
+) -> Addition | None:
+    """The one of ``made`` that, added to the stream, gives what a later submodule reads."""
+    for event in made:
+        for later in events[events.index(event) + 1 :]:
+            factors = None if later.read is None else _fit(later.read - entering, [event.given], later.read)
             if factors is not None:
                 return Addition(event.name, event.call, factors[0])
-    return _beside(events, name, step, leaving)
+    return None
 
 
-def _beside(
-    events: Sequence[Event], attention: str, step: Float[Tensor, "1 s e"], leaving: Float[Tensor, "1 s e"]
+def _beside_another(
+    step: Float[Tensor, "1 s e"], events: Sequence[Event], made: Sequence[Event], attention: str
 ) -> Addition | None:
-    """Attention and MLP that read the same stream."""
-    made = _made_of(events, attention)
+    """The one of ``made`` that makes up the step together with what another submodule gives: both read one stream."""
+    apart = [event for event in events if not (event.name.startswith(attention) or attention.startswith(event.name))]
+    others = [event for event in apart if event not in made]
     for event in made:
-        others = [each for each in events if each.given is not None and each not in made]
         for other in others:
-            if other.name.startswith(attention) or attention.startswith(other.name):
-                continue
-            factors = _fit(step, [event.given, other.given], leaving)
+            factors = _fit(step, [event.given, other.given], step)
             if factors is not None:
                 return Addition(event.name, event.call, factors[0])
     return None
@@ -79,9 +84,8 @@ def _made_of(events: Sequence[Event], attention: str) -> list[Event]:
     """The attention's own call, and those that read what it or one of them gave."""
     made: list[Event] = []
     for event in events:
-        own = event.name == attention
         reads = event.read is not None and any(torch.equal(event.read, each.given) for each in made)
-        if (own or reads) and event.given is not None:
+        if event.name == attention or reads:
             made.append(event)
     return made
 
@@ -108,9 +112,10 @@ def watched(layer: nn.Module, *, like: Tensor) -> Iterator[list[Event]]:
 
     def watch(name: str, module: nn.Module) -> Any:
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            read = next(iter(args), kwargs.get("hidden_states"))
+            read, given = (_stream(each, like) for each in (next(iter(args), kwargs.get("hidden_states")), output))
             calls[name] = calls.get(name, -1) + 1
-            events.append(Event(name, calls[name], _stream(read, like), _stream(output, like)))
+            if given is not None:
+                events.append(Event(name, calls[name], read, given))
 
         return module.register_forward_hook(note, with_kwargs=True)
 

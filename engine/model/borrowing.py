@@ -77,7 +77,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def _configs(model: nn.Module) -> list[Any]:
     """The configurations of all modules and of their parts, each once."""
-    waiting = [module.config for module in model.modules() if hasattr(module, "config")]
+    waiting: list[Any] = [module.config for module in model.modules() if hasattr(module, "config")]
     found: dict[int, Any] = {}
     while waiting:
         config = waiting.pop()

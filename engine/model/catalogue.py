@@ -19,7 +19,7 @@ from engine.model.families import FAMILIES
 INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
 WITHOUT_ATTENTION = re.compile(
-    r"^class \w*(?:Mamba|BambaMixer|DeltaNet|DeltaAttention|ShortConv|Recurrent|LinearAttention|LightningAttention|KDA)\w*\(",
+    r"^class \w*(?:Mamba|BambaMixer|Delta|ShortConv|Recurrent|LinearAttention|Lightning)\w*\(",
     re.MULTILINE,
 )
 CHOSEN = re.compile(r"indices=(?:sparse|block)_indices")

@@ -59,9 +59,10 @@ def load_decoder(
 ) -> tuple[Decoder, Any]:
     """The decoder in ``dtype`` on ``device``, and its tokenizer (None when the folder has none).
 
-    ``name`` is a local folder or a hub id, ``folder`` where it lies if that is known; None is the embedded model. Memory holds the weights and one tensor more at
-    most. Raises ``ModelError`` when there is no such model, when it is of an unsupported family, or when its files are
-    broken, incomplete, pickled or quantised; ``DeviceError`` for the device and the dtype.
+    ``name`` is a local folder or a hub id (None: the embedded model), ``folder`` where it lies if that is known. Memory
+    holds the weights and one tensor more at most. Raises ``ModelError`` when there is no such model, when it is of an
+    unsupported family, or when its files are broken, incomplete, pickled or quantised; ``DeviceError`` for the device
+    and the dtype.
     """
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
@@ -85,7 +86,9 @@ def load_model(
         architecture = getattr(transformers, checkpoint.family.architecture)
         with memory_errors(place):
             try:
-                model = architecture.from_pretrained(checkpoint.folder, dtype=kind, use_safetensors=True, **PLAIN, **LOCAL)
+                model = architecture.from_pretrained(
+                    checkpoint.folder, dtype=kind, use_safetensors=True, **PLAIN, **LOCAL
+                )
             except Exception as error:
                 if isinstance(error, torch.OutOfMemoryError | MemoryError):
                     raise

@@ -98,9 +98,7 @@ class Attending:
         return handed.z().to(query.dtype).contiguous()[None], None
 
 
-def handover(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, more: dict[str, Any]
-) -> Handover:
+def handover(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, more: dict[str, Any]) -> Handover:
     """What was handed over, in float32 where it is narrower. Raises ``ModelError`` where it cannot be followed."""
     owner = type(module).__name__
     unknown = [name for name, given in more.items() if isinstance(given, Tensor) and name not in UNDERSTOOD]
@@ -114,7 +112,9 @@ def handover(
         raise ModelError(f"{owner} hands its attention a mask that is no grid of numbers")
     scaling = more.get("scaling")
     return Handover(
-        *(_wide(each[0]) for each in (query, key, value)),
+        q=_wide(query[0]),
+        k=_wide(key[0]),
+        v=_wide(value[0]),
         mask=None if mask is None else mask[0],
         scoring=Scoring(
             scale=float(query.shape[-1] ** -0.5 if scaling is None else scaling),

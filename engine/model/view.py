@@ -71,7 +71,7 @@ class View(ABC):
         """Whether weights are laid out for this machine's kernel."""
         return False
 
-    def pack(self) -> None:
+    def pack(self) -> None:  # noqa: B027 - there may be nothing to do
         """Lay weights out for this machine's kernel, where that is faster."""
 
     @abstractmethod

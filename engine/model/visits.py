@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -33,7 +32,7 @@ class Visit:
         return stream_of(self.layer(*self.args, **self.kwargs))
 
     def at(self, positions: Int[Tensor, " s"]) -> "Visit":
-        """The call in which place j holds what belongs to ``positions[j]``: its stream and all else that is by position.
+        """The call in which place j holds what belongs to ``positions[j]``: its stream and all that is by position.
 
         The rest stays: masks, for one, which matter to the attention alone, and that is answered for.
         """
@@ -74,7 +73,9 @@ def stream_of(output: Any) -> Float[Tensor, "1 s e"]:
     first = output[0] if isinstance(output, tuple | list) and output else output
     if not isinstance(first, Tensor) or first.ndim != 3 or len(first) != 1:
         shape = f"of shape {tuple(first.shape)}" if isinstance(first, Tensor) else f"of type {type(first).__name__}"
-        raise ModelError(f"a layer of this model gives something {shape}, not one residual stream (1, tokens, channels)")
+        raise ModelError(
+            f"a layer of this model gives something {shape}, not one residual stream (1, tokens, channels)"
+        )
     return first
 
 

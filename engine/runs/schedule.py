@@ -60,8 +60,9 @@ class Schedule:
             yield batch
 
     def _share(self, one: Job, other: Job) -> bool:
-        """Whether two jobs can share a pass. Some models take one prompt at a time. Rotary tables that rescale by the longest prompt are for prompts of that
-        length only, and runs of their own lie side by side only if they are the same.
+        """Whether two jobs can share a pass: some models take one prompt at a time, rotary tables that rescale by the
+        longest prompt are for prompts of that length only, and runs of their own lie side by side only if they are the
+        same.
         """
         if self._alone:
             return False

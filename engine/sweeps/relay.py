@@ -15,10 +15,10 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F  # noqa: N812
 from einops import rearrange, repeat
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from engine.errors import ModelError, SelectionError
+from engine.errors import ModelError
 from engine.kernels.attention import attended, hidden_masses
 from engine.kernels.batches import Batch
 from engine.kernels.masks import Masks, visible_keys
@@ -97,7 +97,9 @@ class _Run:
             by_head = rearrange(x, "n (h d) -> n h d", h=count)
             return rearrange(F.pad(by_head, (0, width - by_head.shape[2])), "n h d -> n (h d)")
 
-        return heads if heads.baseline.shape[1] == count * width else Site(fill(heads.baseline), fill(heads.delta), count)
+        return (
+            heads if heads.baseline.shape[1] == count * width else Site(fill(heads.baseline), fill(heads.delta), count)
+        )
 
     def _attend(self, index: int, handed: Handover) -> tuple[Site, Float[Tensor, "m h"] | None]:
         """The queries' head outputs and how the variants' differ; and the hidden share of the pattern, if asked for."""
@@ -150,7 +152,7 @@ class _Run:
         return Site(baseline, delta.masked_fill((moved == 0).all(1, keepdim=True), 0.0))
 
     def _require_same(self, found: Float[Tensor, "b e"], expected: Float[Tensor, "b e"], index: int) -> None:
-        """Raises ``ModelError`` where the layer gives other vectors on other places; numbers that are not finite pass."""
+        """Raises ``ModelError`` where the layer gives other vectors on other places. What is not finite passes."""
         gap, largest = (found - expected).abs().amax(), expected.abs().amax()
         if bool(gap > SAME.get(self.foreign.stored, SAME_NARROW) * largest):
             raise ModelError(

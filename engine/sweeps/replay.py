@@ -48,7 +48,7 @@ class _Recorded:
 class Replay:
     """The recordings of one decoder's passes, the most recently used.
 
-    ``recorder`` makes them; without one, a CUDA decoder gets its device's, and passes of any other model are not recorded.
+    ``recorder`` makes them; without one, a CUDA decoder gets its device's, other passes are not recorded.
     """
 
     def __init__(self, recorder: Recorder | None = None) -> None:
