@@ -144,9 +144,12 @@ def _heads(handed: Sequence[Handover], name: str) -> Heads:
 
 
 def _max_positions(config: Any) -> int:
+    """The longest prompt; a dynamic rope stretches what the config says by its factor."""
     text = config.get_text_config(decoder=True)
     limits = [getattr(text, name, None) for name in LIMITS]
-    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), NO_LIMIT)
+    rope = getattr(text, "rope_parameters", None) or {}
+    factor = rope.get("factor", 1.0) if rope.get("rope_type") == "dynamic" else 1.0
+    return next((int(limit * factor) for limit in limits if isinstance(limit, int) and limit > 0), NO_LIMIT)
 
 
 def _near(found: Float[Tensor, "1 c"], expected: Float[Tensor, "1 c"]) -> bool:
