@@ -109,9 +109,6 @@ GENERIC_CASES = (
         {"sliding_window": 4, "residual_multiplier": 0.3},
         factor=0.3,
     ),
-    _case(
-        "olmo3", "Olmo3ForCausalLM", "norms behind, windows", {"sliding_window": 4}, added="post_attention_layernorm"
-    ),
     _case("apertus", "ApertusForCausalLM", "xIELU, no gate"),
     _case(
         "gemma4",

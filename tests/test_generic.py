@@ -1,4 +1,4 @@
-"""The generic route: architectures of many kinds beside the naive way, and described families beside the fused route."""
+"""The generic route: architectures of many kinds beside the naive way, described families beside the fused route."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from tiny import CASES, build, token_ids
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from benchmarks.generic_cases import GENERIC_CASES, TOKENS, build_generic
-from benchmarks.parity_generic import GenericParity, generic_parity, table_of
 from benchmarks.oracle import float64_model
+from benchmarks.parity_generic import GenericParity, generic_parity, table_of
 from engine import AttentionMasker
 from engine.errors import ModelError, NumbersError
 

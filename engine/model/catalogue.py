@@ -7,10 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Literal
 
 from engine.model import families
@@ -105,6 +103,7 @@ def _modelling_files() -> Iterator[Path]:
 
 def _note(model_type: str) -> str:
     """How the family's own file begins, without its name."""
-    homes = [module.name for module in iter_modules(families.__path__) if model_type.startswith(module.name)]
-    text = import_module(f"{families.__name__}.{max(homes, key=len)}").__doc__ or ""
-    return " ".join(text.split("\n\n")[0].partition(":")[2].split()).rstrip(".")
+    texts = (path.read_text(encoding="utf-8") for path in Path(families.__path__[0]).glob("*.py"))
+    text = next((text for text in texts if f'model_type="{model_type}"' in text), '""""""')
+    first = text.split('"""')[1].split("\n\n")[0]
+    return " ".join(first.partition(":")[2].split()).rstrip(".")

@@ -63,8 +63,7 @@ def refuse(model: Any) -> None:
 
 def _probed(model: Any, token_ids: Int[Tensor, " s"], vocab_size: int) -> Foreign:
     name, attending = type(model).__name__, Attending()
-    with borrowed(model, None):
-        expected = forward(model, token_ids).logits[:, -1]
+    expected = _own_logits(model, token_ids)
     with borrowed(model, attending):
         found = forward(model, token_ids).logits[:, -1]
         modules, handed = [module for module, _ in attending.seen], [handover for _, handover in attending.seen]
@@ -89,6 +88,20 @@ def _probed(model: Any, token_ids: Int[Tensor, " s"], vocab_size: int) -> Foreig
         stored=entering.dtype,
         device=token_ids.device,
     )
+
+
+def _own_logits(model: Any, token_ids: Int[Tensor, " s"]) -> Float[Tensor, "1 c"]:
+    """The last logits with the model's own eager attention. Raises ``ModelError`` for a model that does not run."""
+    try:
+        with borrowed(model, None):
+            return forward(model, token_ids).logits[:, -1]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(
+            f"a forward of {type(model).__name__} fails ({reason}); see that the model itself runs"
+        ) from error
 
 
 def _members(model: nn.Module, attentions: Sequence[nn.Module], name: str) -> list[nn.Module]:
