@@ -70,7 +70,7 @@ def assemble(
         name=name,
         embedding=_embedding(family, config, weights, table),
         layers=tuple(parts.layer(index) for index in range(len(constants.scales))),
-        sights=sights(family, config),
+        sights=sights(family, config)[: len(constants.scales)],
         final_norm=parts.norm(family.final_norm),
         unembedding=_unembedding(family, config, parts, table),
         ropes=ropes,
