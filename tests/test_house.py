@@ -21,10 +21,18 @@ ORDER = [
     *(f"kernels.{name}" for name in ("difference", "norms", "activations", "products", "split", "projection")),
     *(f"kernels.{name}" for name in ("experts", "rotary", "caps", "scores", "batches", "masks", "causal")),
     *("kernels.attention", "kernels.shifts", "demo"),
-    *(f"model.{name}" for name in ("mlps", "layer", "ends", "decoder", "families", "acts", "parts", "assembly")),
+    *(
+        f"model.{name}"
+        for name in ("view", "mlps", "layer", "ends", "decoder", "families", "acts", "parts", "assembly")
+    ),
     *(f"model.{name}" for name in ("angles", "adoption", "devices", "tensors")),
-    *("model.sources", "model.weights", "model.checkpoints", "model.fingerprint"),
-    *(f"sweeps.{name}" for name in ("probe", "readout", "variants", "sweep", "distances", "passes", "capture")),
+    *("model.sources", "model.weights", "model.checkpoints"),
+    *(f"model.{name}" for name in ("borrowing", "handover", "visits", "additions", "foreign", "probing", "catalogue")),
+    *("model.loading", "model.fingerprint"),
+    *(
+        f"sweeps.{name}"
+        for name in ("probe", "readout", "variants", "sweep", "relay", "distances", "passes", "capture")
+    ),
     *(f"sweeps.{name}" for name in ("replay", "journey", "travelling", "reads", "answers")),
     *(f"runs.{name}" for name in ("jobs", "impact", "effect", "labelled", "preparing", "trips", "measuring")),
     *("runs.schedule", "runs.many"),

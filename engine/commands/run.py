@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.commands import prompt_set, questions
 from engine.commands.arguments import Parser
-from engine.commands.choices import EMBEDDED, EXAMPLE_PROMPT, add_model_options, describe_model
+from engine.commands.choices import EMBEDDED, EXAMPLE_PROMPT, add_model_options, add_route_option, describe_model
 from engine.errors import ResultsError
 from engine.files import show
 from engine.questions.indices import parse_indices
@@ -34,6 +34,7 @@ EPILOG = f"""examples:
 other commands (each has its own --help; this one is also called run):
   mask-impact verify          check cells against unmodified transformers layers
   mask-impact analyze RESULTS most impactful tokens, layers and heads of a results file or a dataset
+  mask-impact models          architectures that are supported, and by which route
 """
 
 
@@ -61,6 +62,7 @@ def build_parser() -> Parser:
     questions.add_options(parser)
     prompt_set.add_options(parser)
     add_model_options(parser)
+    add_route_option(parser)
     return parser
 
 
@@ -81,7 +83,8 @@ def execute(arguments: argparse.Namespace) -> int:
     questions.require_rule(question, tokens)
     watch = iter if arguments.quiet else _progress
     started = time.perf_counter()
-    masker = AttentionMasker.from_pretrained(arguments.model, device=arguments.device, dtype=arguments.dtype)
+    place = {"device": arguments.device, "dtype": arguments.dtype, "route": arguments.route}
+    masker = AttentionMasker.from_pretrained(arguments.model, **place)
     loaded = time.perf_counter()
     choices = questions.choices_of(arguments)
     found = masker.measure(arguments.prompt, layers=layers, tokens=tokens, next_tokens=5, watch=watch, **choices)
@@ -104,10 +107,11 @@ def _provenance(arguments: argparse.Namespace, masker: "AttentionMasker", questi
     return {
         "description": describe_model(arguments),
         "model": arguments.model or EMBEDDED,
-        "layers": len(masker.decoder.layers),
-        "heads": masker.decoder.heads.num_heads,
+        "layers": len(masker.view.layers),
+        "heads": masker.view.heads.num_heads,
+        "route": masker.route,
         "dtype": arguments.dtype,
-        "device": str(masker.decoder.device),
+        "device": str(masker.view.device),
         "prompt": arguments.prompt,
         "question": question.words(),
         "mask_impact": _version(),
@@ -150,7 +154,7 @@ def _report(
     from engine.summaries.naive import naive_passes
     from engine.summary import summarize
 
-    shape = "{layers} layers x {heads} heads, {dtype} on {device}".format_map(origin)
+    shape = "{layers} layers x {heads} heads, {dtype} on {device}, {route} route".format_map(origin)
     place = "stdout" if arguments.output == "-" else arguments.output
     naive = naive_passes(found, question, num_layers=origin["layers"])
     return "\n".join(

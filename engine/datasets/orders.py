@@ -14,6 +14,7 @@ class Order:
     model: str | None
     device: str
     dtype: str
+    route: str = "auto"
     layers: tuple[int, ...]
     tokens: tuple[int, ...] | None
     question: Choices = field(default_factory=Choices)

@@ -54,12 +54,12 @@ class Worker:
         """Load the model that the order names. Raises ``ModelError`` and ``DeviceError``."""
         import torch
 
-        from engine.model.checkpoints import load_decoder
         from engine.model.fingerprint import fingerprint
+        from engine.model.loading import load_view
 
         if order.threads is not None:
             torch.set_num_threads(order.threads)
-        decoder, tokenizer = load_decoder(order.model, device=order.device, dtype=order.dtype)
+        decoder, tokenizer = load_view(order.model, device=order.device, dtype=order.dtype, route=order.route)
         if order.fingerprint not in (None, fingerprint(decoder)):
             raise ModelError(
                 f"{order.model!r} is another model here than where the run began; give every worker the same"

@@ -15,23 +15,17 @@ from engine.kernels.norms import Norm
 from engine.kernels.projection import Projection
 from engine.kernels.rotary import Rotaries, rotary_tables
 from engine.model.ends import Embedding, Unembedding
-from engine.model.layer import Heads, Layer
+from engine.model.layer import Layer
+from engine.model.view import Heads, Route, View
+from engine.model.view import Sight as Sight
 
 Rope = Callable[[int], tuple[Float[Tensor, "s d"], Float[Tensor, "s d"]]]
 """Prompt length -> cosines and sines."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """What a layer's queries can see: the keys in their ``window``, and a sink that takes what no key gets."""
-
-    window: int | None = None
-    has_sink: bool = False
-
-
 @dataclass(frozen=True)
-class Decoder:
-    """A decoder-only model. ``dtype`` is that of the residual stream and of every difference.
+class Decoder(View):
+    """A decoder-only model of a described family.
 
     A pass takes each of ``layers`` once, in order; ``sights`` says without any weights what they let queries see.
     """
@@ -48,7 +42,7 @@ class Decoder:
     dtype: torch.dtype
     device: torch.device
     rope_by_length: bool = False
-    """Whether the rotary tables of a position depend on the length of the prompt."""
+    route: Route = "fused"
 
     @property
     def vocab_size(self) -> int:
@@ -76,6 +70,10 @@ class Decoder:
     def weight_bytes(self) -> int:
         """Size of the layers' weight matrices."""
         return sum(weight.nbytes for projection in self.projections() for weight in projection.weights)
+
+    @property
+    def is_packed(self) -> bool:
+        return any(weight.is_mkldnn for projection in self.projections() for weight in projection.weights)
 
     def pack(self) -> None:
         """Lay every layer's weights out for this machine's kernel, where that is faster."""
