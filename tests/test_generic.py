@@ -35,6 +35,7 @@ QUESTIONS: list[dict[str, Any]] = [
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # older modelling files of transformers
 @pytest.mark.parametrize("case", GENERIC_CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize(("dtype", "forward", "distance", "why"), TOLERANCES, ids=["float64", "float32"])
 def test_other_architectures_equal_the_naive_way(case, dtype, forward, distance, why):
