@@ -8,6 +8,7 @@
     illustration, drawing       the figure of a report
     measure, peaks, machine     seconds, bytes, and what they were measured on
     workloads, naive, oracle    models and prompts, the slow way, the same in float64
+      taps, anatomy             ... one pass of it, and where each family keeps what it reads
     cost, compare, agreement    least work, relative errors, whether answers are right
     calls, timings              what is timed, and what the times are in proportion
     speed, accuracy, memory     a suite each
@@ -20,5 +21,7 @@
     questions (trials)          ... of questions other than the default one
       masked_pass, answers      ... a forward under a mask, and whether they are answered right
     facts_map                   where the embedded model reads its facts, as text
+    parity                      ... of every family with Hugging Face
+      zoo, species              ... on tiny models, every term of them perturbed
     cuda (crowd)                ... of speed, memory and accuracy on a GPU
 """

@@ -41,8 +41,14 @@ class Preparing:
 
     def jobs(self, prompts: Sequence[Any], prompt_ids: Sequence[Any] | None = None) -> list[Job | ImpactError]:
         """The prompts, read, with their cases; in the place of one that cannot be measured, why not."""
-        limits = {"vocab_size": self._decoder.vocab_size, "max_positions": self._max_positions}
-        found = read_prompts(prompts, self._tokenizer, reading=self._reading, **limits)
+        found = read_prompts(
+            prompts,
+            self._tokenizer,
+            vocab_size=self._decoder.vocab_size,
+            max_positions=self._max_positions,
+            min_tokens=1 if any(sight.has_sink for sight in self._decoder.sights) else 2,
+            reading=self._reading,
+        )
         ids = range(len(prompts)) if prompt_ids is None else prompt_ids
         return [self._job(prompt, prompt_id) for prompt, prompt_id in zip(found, ids, strict=True)]
 
