@@ -19,7 +19,9 @@ class NoNarrowing(TorchFunctionMode):
         named = dict(kwargs or {})
         if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
             target = (*args[1:], named.get("dtype"))
-            if func is Tensor.float or (func is Tensor.to and any(each is torch.float32 for each in target)):
+            if func is Tensor.float or (
+                func in (Tensor.to, Tensor.type) and any(each is torch.float32 for each in target)
+            ):
                 return args[0]
             if named.get("dtype") is torch.float32:
                 del named["dtype"]
