@@ -37,12 +37,16 @@ class Constants:
     head_dim: int
     scales: Sequence[float]
     eps: Callable[[str], float]
+    embedding_scale: float
 
 
-def configured_constants(family: Family, config: Any) -> Constants:
-    """The constants that transformers gives a model of that config."""
+def configured_constants(family: Family, config: Any, dtype: torch.dtype) -> Constants:
+    """The constants that transformers gives a model of that config in ``dtype``, to which it rounds buffers."""
     scales = [family.scale_of(config, layer) for layer in range(config.num_hidden_layers)]
-    return Constants(head_dim(config), scales, lambda name: getattr(config, family.eps))
+    factor = family.embedding_scale(config)
+    if family.embedding_buffer is not None:
+        factor = torch.tensor(factor, dtype=dtype).item()
+    return Constants(head_dim(config), scales, lambda name: getattr(config, family.eps), factor)
 
 
 def assemble(
@@ -66,9 +70,10 @@ def assemble(
     dtype = WORKING_DTYPE[table.dtype]
     heads = Heads(config.num_attention_heads, num_kv_heads(config), constants.head_dim)
     parts = Parts(family, config, weights, heads, constants.scales, constants.eps, dtype)
+    positions = None if family.positions is None else weights[f"{family.positions}.weight"]
     return Decoder(
         name=name,
-        embedding=_embedding(family, config, weights, table),
+        embedding=Embedding(table, constants.embedding_scale, positions),
         layers=tuple(parts.layer(index) for index in range(len(constants.scales))),
         sights=sights(family, config),
         final_norm=parts.norm(family.final_norm),
@@ -86,13 +91,6 @@ def sights(family: Family, config: Any) -> tuple[Sight, ...]:
     """What the queries of every layer can see."""
     layers = range(config.num_hidden_layers)
     return tuple(Sight(family.window(config, layer), family.sinks is not None) for layer in layers)
-
-
-def _embedding(family: Family, config: Any, weights: Mapping[str, Tensor], table: Tensor) -> Embedding:
-    """Both tables; transformers rounds the scale to the precision of the weights."""
-    scale = torch.tensor(family.embedding_scale(config)).to(table.dtype).item()
-    positions = None if family.positions is None else weights[f"{family.positions}.weight"]
-    return Embedding(table, scale, positions)
 
 
 def _unembedding(family: Family, config: Any, parts: Parts, table: Tensor) -> Unembedding:

@@ -111,7 +111,7 @@ def build_decoder(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.devi
     ropes = configured_ropes(family, config, WORKING_DTYPE[dtype], device)
     split = splits(device, stored=checkpoint.matrix_dtype, asked=dtype)
     weights = Weights(checkpoint.tensors, torch.bfloat16 if split else dtype, dtype, device)
-    constants = configured_constants(family, config)
+    constants = configured_constants(family, config, dtype)
     decoder = assemble(family, config, weights, constants=constants, ropes=ropes, name=checkpoint.source)
     if split:
         decoder.split_products()
