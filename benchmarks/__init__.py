@@ -19,6 +19,8 @@
       command_sets, launch      ... through the command line
     questions (trials)          ... of questions other than the default one
       masked_pass, answers      ... a forward under a mask, and whether they are answered right
+    stream (streamed_runs)      ... of weights that are read layer by layer
+      checkpoints               ... from files with random weights
     facts_map                   where the embedded model reads its facts, as text
     cuda (crowd)                ... of speed, memory and accuracy on a GPU
 """
