@@ -85,15 +85,24 @@ class AttentionMasker:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | None = None, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "float32"
+        cls,
+        model: str | None = None,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "float32",
+        stream: bool = False,
+        device_map: str | None = None,
     ) -> "AttentionMasker":
         """Load a local folder or a hub id; None is the model that ships with the program.
 
         ``device``: auto, cpu, cuda, cuda:N or mps. ``dtype``: float32, float64, or bfloat16 (products in bfloat16,
-        everything between them in float32). Raises ``ModelError`` and ``DeviceError``.
+        everything between them in float32). With ``stream`` the weights stay in their files, and every pass reads them
+        layer by layer: memory holds two layers, and the numbers are the same. ``device_map="auto"`` lays the layers out
+        over all devices there are (with accelerate). Raises ``ModelError`` and ``DeviceError``.
         """
-        masker = cls(*load_decoder(model, device=device, dtype=dtype))
-        masker._source = Source(None if model is None else str(model), str(device), str(dtype).removeprefix("torch."))
+        masker = cls(*load_decoder(model, device=device, dtype=dtype, stream=stream, device_map=device_map))
+        name, kind = None if model is None else str(model), str(dtype).removeprefix("torch.")
+        masker._source = Source(name, str(device), kind, stream, device_map)
         return masker
 
     def run(
@@ -277,6 +286,8 @@ def run_masking_experiment(
     model: str | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
+    stream: bool = False,
+    device_map: str | None = None,
     layers: Sequence[int] | None = None,
     tokens: Sequence[int] | None = None,
     **choices: Unpack[Choices],
@@ -285,7 +296,7 @@ def run_masking_experiment(
 
     For several prompts, load once: ``AttentionMasker.from_pretrained(...)`` and then ``run`` for each.
     """
-    masker = AttentionMasker.from_pretrained(model, device=device, dtype=dtype)
+    masker = AttentionMasker.from_pretrained(model, device=device, dtype=dtype, stream=stream, device_map=device_map)
     return masker.run(prompt, layers=layers, tokens=tokens, **choices)
 
 

@@ -29,6 +29,8 @@ class Source:
     model: str | None
     device: str
     dtype: str
+    stream: bool = False
+    device_map: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Blueprint:
             model=source.model,
             device=settings["device"] if source.device == "auto" else source.device,
             dtype=source.dtype,
+            stream=source.stream,
+            device_map=source.device_map,
             layers=tuple(settings["layers"]),
             tokens=None if settings["tokens"] is None else tuple(settings["tokens"]),
             question=_anywhere(self.settings[QUESTION]),  # the same, but for where a file of spans lies

@@ -14,6 +14,9 @@ class Order:
     model: str | None
     device: str
     dtype: str
+    stream: bool = False
+    """Whether the weights stay in their files."""
+    device_map: str | None = None
     layers: tuple[int, ...]
     tokens: tuple[int, ...] | None
     question: Choices = field(default_factory=Choices)

@@ -59,7 +59,8 @@ class Worker:
 
         if order.threads is not None:
             torch.set_num_threads(order.threads)
-        decoder, tokenizer = load_decoder(order.model, device=order.device, dtype=order.dtype)
+        place: dict[str, Any] = {"device": order.device, "stream": order.stream, "device_map": order.device_map}
+        decoder, tokenizer = load_decoder(order.model, dtype=order.dtype, **place)
         if order.fingerprint not in (None, fingerprint(decoder)):
             raise ModelError(
                 f"{order.model!r} is another model here than where the run began; give every worker the same"

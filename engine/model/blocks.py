@@ -18,7 +18,7 @@ from torch import Tensor
 from engine.model.tensors import StoredTensor, Unwanted
 
 ALIGNMENT = 512
-"""What torch's own allocators keep to, at most: 64 bytes in the machine's memory, 512 on CUDA. Kernels may depend on it."""
+"""Bytes. torch's allocators keep to 64 in the machine's memory and to 512 on CUDA, and kernels may depend on it."""
 WAIT_S = 0.01
 """Between two looks whether a block that nobody gives back is still wanted, or wanted at once."""
 
