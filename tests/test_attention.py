@@ -10,6 +10,7 @@ from engine.kernels.batches import make_batch
 from engine.kernels.causal import blockwise_z, causal_z
 from engine.kernels.masks import masked_copies, query_masks, visible_keys
 from engine.kernels.rotary import rotary_tables
+from engine.kernels.scores import Scoring
 from engine.text.knockouts import Knockouts
 
 B, S, KV, G, D = 2, 7, 3, 2, 5
@@ -37,7 +38,7 @@ def slow_z(q, k, v, *, scale, sees):
 @pytest.mark.parametrize("window", [None, 1, 3, S, 100])
 def test_causal_attention(qkv, window):
     expected = slow_z(*qkv, scale=0.4, sees=lambda b, i, j: 0 <= i - j < (window or S))
-    torch.testing.assert_close(causal_z(*qkv, scale=0.4, window=window), expected)
+    torch.testing.assert_close(causal_z(*qkv, scoring=Scoring(0.4), window=window), expected)
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, S, 100])
@@ -54,8 +55,10 @@ def test_long_prompts_by_either_product(product, window, monkeypatch):
     monkeypatch.setattr(products, "_fastest_on_cpu", lambda: product)
     random = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 400, heads, 8, generator=random).transpose(1, 2) for heads in (4, 2, 2))
-    expected = causal_z(q.double(), k.double(), v.double(), scale=0.4, window=window)
-    torch.testing.assert_close(causal_z(q, k, v, scale=0.4, window=window), expected.float(), rtol=1e-4, atol=1e-5)
+    expected = causal_z(q.double(), k.double(), v.double(), scoring=Scoring(0.4), window=window)
+    torch.testing.assert_close(
+        causal_z(q, k, v, scoring=Scoring(0.4), window=window), expected.float(), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("window", [None, 3])
@@ -64,14 +67,14 @@ def test_rows_with_their_masked_copies_are_causal_attention_and_differences(qkv,
     knockouts = Knockouts(S - 2, ((0,), (S - 2,), (1, 3)))
     batch = make_batch([[0] * S], [knockouts], torch.device("cpu"))
     masks = query_masks(batch, window)
-    scores = query_scores(q[:, :, S - 2], k, scale=0.4, visible=masks.visible)
+    scores = query_scores(q[:, :, S - 2], k, scoring=Scoring(0.4), visible=masks.visible)
     delta = z_difference(scores, torch.softmax(scores, -1), v, hidden=batch.hidden)[0]
-    z = rearrange(causal_z(q, k, v, scale=0.4, window=window), "1 h s d -> s (h d)")
+    z = rearrange(causal_z(q, k, v, scoring=Scoring(0.4), window=window), "1 h s d -> s (h d)")
     rows = [rearrange(x, "1 h s d -> s h d") for x in (q, k, v)]
     for only_query, baseline in ((False, z), (True, z[S - 2 : S - 1])):
         copies = masked_copies(batch, window, only_query=only_query, group=G, dtype=torch.float64)
         assert (copies.num_baseline, len(copies.queries)) == (len(baseline), len(baseline) + 3)
-        torch.testing.assert_close(joint_z(*rows, scale=0.4, copies=copies), torch.cat((baseline, delta)))
+        torch.testing.assert_close(joint_z(*rows, scoring=Scoring(0.4), copies=copies), torch.cat((baseline, delta)))
 
 
 @pytest.mark.parametrize("window", [None, 1, 3])
@@ -86,7 +89,7 @@ def test_difference_of_every_variant(qkv, window, sharpness):
         hidden[:, i, list(keys)] = True
     rows = torch.arange(B)
     visible = visible_keys(query, S, window)
-    scores = query_scores(q[rows, :, query], k, scale=0.4, visible=visible[:, None, None])
+    scores = query_scores(q[rows, :, query], k, scoring=Scoring(0.4), visible=visible[:, None, None])
     blind = ~(visible[:, None] & ~hidden).any(-1)[:, None, :, None, None]
     delta = z_difference(scores, torch.softmax(scores, -1), v, hidden=hidden[:, None, :, None], blind=blind)
     baseline = slow_z(q, k, v, scale=0.4, sees=lambda b, i, j: 0 <= i - j < (window or S))
@@ -100,7 +103,7 @@ def test_keys_that_are_not_visible_get_exactly_nothing(qkv):
     q, k, _ = qkv
     visible = torch.ones(B, 1, 1, S, dtype=torch.bool)
     visible[..., 2] = False
-    pattern = torch.softmax(query_scores(q[:, :, -1] * 50, k, scale=1.0, visible=visible), -1)
+    pattern = torch.softmax(query_scores(q[:, :, -1] * 50, k, scoring=Scoring(1.0), visible=visible), -1)
     assert (pattern[..., 2] == 0).all()
     torch.testing.assert_close(pattern.sum(-1), torch.ones(B, KV, G, dtype=torch.float64))
 
@@ -108,7 +111,7 @@ def test_keys_that_are_not_visible_get_exactly_nothing(qkv):
 def test_a_key_with_all_the_attention_is_removed_exactly(qkv):
     """At a = 1 - 1e-40 the short form (o - a·v)/(1 - a) divides by zero; a masked softmax does not."""
     q, k, v = qkv
-    scores = query_scores(q[:, :, -1], k, scale=0.4, visible=torch.ones(B, 1, 1, S, dtype=torch.bool))
+    scores = query_scores(q[:, :, -1], k, scoring=Scoring(0.4), visible=torch.ones(B, 1, 1, S, dtype=torch.bool))
     scores[..., 0] += 92.0
     hidden = torch.zeros(B, 1, 1, 1, S, dtype=torch.bool)
     hidden[..., 0] = True
@@ -132,7 +135,7 @@ def test_leaving_one_out_equals_a_mask_for_each(sharpness, dtype, rtol):
     q = torch.randn(B, KV * G, D, generator=random, dtype=torch.float64) * sharpness
     k, v = torch.randn(2, B, KV, num_keys, D, generator=random, dtype=torch.float64)
     visible = visible_keys(torch.tensor([num_keys - 1, num_keys - 40]), num_keys, 90)[:, None, None]
-    scores = query_scores(q.to(dtype), k.to(dtype), scale=1.0, visible=visible)
+    scores = query_scores(q.to(dtype), k.to(dtype), scoring=Scoring(1.0), visible=visible)
     hidden = torch.eye(num_keys, dtype=torch.bool)[None, None, :, None].expand(B, -1, -1, -1, -1)
     wide = scores.double()
     expected = z_difference(wide, torch.softmax(wide, -1), v, hidden=hidden)

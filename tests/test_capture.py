@@ -61,7 +61,9 @@ def test_a_warm_pass_asks_nothing_of_the_host(case, monkeypatch):
             again = one.distances(batch)
     assert torch.equal(again, expected)
     held = {tensor.untyped_storage().data_ptr() for tensor in borrowed.held.values()}
-    assert {batch.token_ids.data_ptr(), decoder.embedding.data_ptr()} <= held, "what a recording reads stays alive"
+    assert {batch.token_ids.data_ptr(), decoder.embedding.table.data_ptr()} <= held, (
+        "what a recording reads stays alive"
+    )
 
 
 def refuse(*_, **__):
@@ -93,8 +95,8 @@ def test_off_the_cpu_nothing_crosses_devices(name, monkeypatch):
     monkeypatch.setattr(torch, "mm", lambda *factors, **kwargs: products.append(kwargs) or mixed(*factors, **kwargs))
     with torch.inference_mode():
         real = AttentionMasker(build(case, dtype=torch.bfloat16)).decoder
-        tables = onto_meta(real.rope(case.length))
-        decoder = dataclasses.replace(onto_meta(real), rope=lambda _: tables)
+        tables = onto_meta(real.ropes["default"](case.length))
+        decoder = dataclasses.replace(onto_meta(real), ropes={"default": lambda _: tables})
         decoder.split_products()
         one = Pass(decoder, (case.length,), (single_tokens(case.length, None),), tuple(range(len(decoder.layers))))
         batch = one.batch([token_ids(case)])

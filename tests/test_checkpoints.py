@@ -242,9 +242,9 @@ def test_a_model_without_storage_is_refused():
 def test_other_architectures_are_refused_by_name():
     import transformers
 
-    config = transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=10)
-    with pytest.raises(ModelError, match="GPT2LMHeadModel"):
-        AttentionMasker(transformers.GPT2LMHeadModel(config))
+    config = transformers.BloomConfig(n_layer=1, hidden_size=8, n_head=2, vocab_size=10)
+    with pytest.raises(ModelError, match="BloomForCausalLM"):
+        AttentionMasker(transformers.BloomForCausalLM(config))
 
 
 def test_weights_of_several_dtypes_are_refused():

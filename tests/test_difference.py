@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine.kernels.difference import SILU, Origins, RMSNorm, carried, carry_gated, carry_in_chunks, silu_difference
+from engine.kernels.activations import SILU, Gate, silu_difference
+from engine.kernels.difference import Origins, carried, carry_in_chunks
+from engine.kernels.norms import RMSNorm
 from engine.kernels.projection import Projection
 
 SIZES = [1e-30, 1e-18, 1e-9, 1e-4, 0.1, 3.0, 40.0, 200.0]
@@ -91,7 +93,7 @@ def make_rows(*, prompts, variants, channels):
 
 def test_gated_rows_equal_the_plain_function():
     x = make_rows(prompts=2, variants=4, channels=10)
-    out = carry_gated(x, SILU)
+    out = Gate(SILU).carry(x)
 
     def plain(rows):
         gate, up = rows.chunk(2, dim=-1)

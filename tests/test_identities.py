@@ -40,7 +40,7 @@ def readouts_of(masker, prompts, knockouts, **options):
 def test_the_stream_is_the_sum_of_what_the_layers_add(case, masker):
     ids = token_ids(case)
     _, readouts = readouts_of(masker, [ids], [single_tokens(len(ids), None)])
-    entering = masker.decoder.embed(torch.tensor(ids))[-1]
+    entering = masker.decoder.embed(torch.tensor(ids), torch.arange(len(ids)))[-1]
     for readout in readouts:
         leaving = readout.residual[-1]
         torch.testing.assert_close(entering + readout.sites[0].baseline[0], leaving, rtol=1e-11, atol=1e-11)
@@ -61,14 +61,13 @@ def heads_by_layer(masker, ids):
     """(a, v, z, Δz) of every layer, with axes (masked key, head, channel): the query's pattern, values and heads."""
     batch, readouts = readouts_of(masker, [ids], [single_tokens(len(ids), None)])
     heads = masker.decoder.heads
-    stream = masker.decoder.embed(batch.token_ids)
+    stream = masker.decoder.embed(batch.token_ids, batch.positions)
     for readout, layer in zip(readouts, masker.decoder.layers, strict=True):
-        rotary = masker.decoder.rotary(batch.positions, len(ids))
-        qk, v = layer.attention.project(layer.attn_norm(stream), rotary)
-        q, k = layer.attention.split(qk)
+        rotaries = masker.decoder.rotaries(batch.positions, len(ids))
+        q, k, v = layer.project(stream, rotaries, max_rows=len(ids))
         visible = visible_keys(batch.query_positions, len(ids), layer.attention.window)[:, None, None]
         keys = batch.prompts.heads(k)
-        scores = query_scores(q[-1:], keys, scale=layer.attention.scale, visible=visible)
+        scores = query_scores(q[-1:], keys, scoring=layer.attention.scoring, visible=visible)
         a = torch.softmax(scores, -1)[0].flatten(0, 1).T[..., None]
         values = v.repeat_interleave(heads.num_heads // heads.num_kv_heads, dim=1)
         z, delta = (x.unflatten(1, (*a.shape[1:2], -1)) for x in (readout.sites[2].baseline, readout.sites[2].delta))

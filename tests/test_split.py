@@ -186,5 +186,5 @@ def test_a_bfloat16_checkpoint_keeps_its_matrices_where_splitting_pays(tmp_path,
     monkeypatch.setattr("engine.model.checkpoints.splits", lambda device, *, stored, asked: stored == torch.bfloat16)
     masker = AttentionMasker.from_pretrained(tmp_path, device="cpu")
     assert {weight.dtype for part in masker.decoder.projections() for weight in part.weights} == {torch.bfloat16}
-    assert all(part.split for part in (*masker.decoder.projections(), masker.decoder.unembedding))
+    assert all(part.split for part in (*masker.decoder.projections(), masker.decoder.unembedding.projection))
     np.testing.assert_allclose(masker.measure(ids).distances, expected, rtol=1e-3, atol=1e-6)

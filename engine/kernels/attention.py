@@ -8,19 +8,21 @@ import math
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from engine.kernels.caps import bent
 from engine.kernels.masks import MaskedCopies
+from engine.kernels.scores import Scoring, sink_share, softmax
 
 
 def query_scores(
-    q: Float[Tensor, "b h d"], k: Float[Tensor, "b kv k d"], *, scale: float, visible: Bool[Tensor, "b 1 1 k"]
+    q: Float[Tensor, "b h d"], k: Float[Tensor, "b kv k d"], *, scoring: Scoring, visible: Bool[Tensor, "b 1 1 k"]
 ) -> Float[Tensor, "b kv g k"]:
     """Attention logits of one query per prompt; -inf where the query sees nothing."""
-    q = rearrange(q * scale, "b (kv g) d -> b kv g d", kv=k.shape[1])
-    return torch.where(visible, q @ rearrange(k, "b kv k d -> b kv d k"), -torch.inf)
+    q = rearrange(q * scoring.scale, "b (kv g) d -> b kv g d", kv=k.shape[1])
+    return torch.where(visible, bent(q @ rearrange(k, "b kv k d -> b kv d k"), scoring.soft_cap), -torch.inf)
 
 
 def attended(pattern: Float[Tensor, "... q k"], v: Float[Tensor, "... k d"]) -> Float[Tensor, "... q d"]:
@@ -35,6 +37,7 @@ def z_difference(
     *,
     hidden: Bool[Tensor, "b 1 v 1 k"],
     blind: Bool[Tensor, "b 1 v 1 1"] | None = None,
+    sink: Float[Tensor, "kv g 1"] | None = None,
 ) -> Float[Tensor, "b v c"]:
     """How every variant's head outputs ``c = (kv g d)`` differ from the baseline's when its ``hidden`` keys get -inf.
 
@@ -43,11 +46,13 @@ def z_difference(
         z' - z = Σ_k (A·a'_k - hidden_k·a_k) v_k
 
     A factors out of every term, so the difference of a token that holds 1e-9 of a head is as accurate as any other.
-    ``blind`` marks variants whose query is left without any key: they attend to nothing, z' = 0.
+    ``blind`` marks variants whose query is left without any key: they attend to nothing, z' = 0. All of it holds beside
+    a ``sink`` as well, a further key that is never hidden and whose value is 0.
     """
     scores, pattern = (rearrange(x, "b kv g k -> b kv 1 g k") for x in (scores, pattern))
     lost = pattern * hidden
-    weights = torch.softmax(torch.where(hidden, -torch.inf, scores), dim=-1)
+    by_variant = None if sink is None else rearrange(sink, "kv g 1 -> kv 1 g 1")
+    weights = softmax(torch.where(hidden, -torch.inf, scores), by_variant)
     if blind is not None:
         weights.masked_fill_(blind, 0.0)
     weights.mul_(lost.sum(-1, keepdim=True)).sub_(lost)
@@ -83,7 +88,7 @@ def joint_z(
     k: Float[Tensor, "s kv d"],
     v: Float[Tensor, "s kv d"],
     *,
-    scale: float,
+    scoring: Scoring,
     copies: MaskedCopies,
 ) -> Float[Tensor, "n c"]:
     """Head outputs ``c = (kv g d)`` of the baseline rows of one prompt, then the difference that each variant makes.
@@ -95,8 +100,14 @@ def joint_z(
     q = rearrange(q.index_select(0, copies.queries), "n (kv g) d -> kv (g n) d", kv=k.shape[1])
     k, v = rearrange(k, "k kv d -> kv k d"), rearrange(v, "k kv d -> kv k d")
     # Keys come before rows: torch's softmax and product are faster over a long last axis.
-    scores = torch.baddbmm(copies.masks, k, rearrange(q, "kv gn d -> kv d gn"), alpha=scale)
-    pattern = torch.softmax(scores, dim=1)
+    queries = rearrange(q, "kv gn d -> kv d gn")
+    if scoring.soft_cap is None:
+        scores = torch.baddbmm(copies.masks, k, queries, alpha=scoring.scale)
+    else:
+        scores = bent(k @ queries * scoring.scale, scoring.soft_cap).add_(copies.masks)
+    sink = scoring.sink(k.shape[0], "kv 1 g 1")
+    by_row = None if sink is None else repeat(sink, "kv 1 g 1 -> kv 1 (g n)", n=num_rows)
+    pattern = softmax(scores, by_row, dim=1)
     grouped = rearrange(pattern, "kv k (g n) -> kv k g n", n=num_rows)
     lost = grouped[..., copies.origin : copies.origin + 1] * copies.hidden
     grouped[..., r:].mul_(lost.sum(1, keepdim=True)).sub_(lost)
@@ -105,19 +116,27 @@ def joint_z(
 
 
 def leave_one_out(
-    scores: Float[Tensor, "b kv g k"], pattern: Float[Tensor, "b kv g k"], values: Float[Tensor, "b kv k d"]
+    scores: Float[Tensor, "b kv g k"],
+    pattern: Float[Tensor, "b kv g k"],
+    values: Float[Tensor, "b kv k d"],
+    *,
+    sink: Float[Tensor, "kv g 1"] | None = None,
 ) -> Float[Tensor, "b k c"]:
     """``z_difference`` of every key hidden by itself, with a cost that grows with the keys and not with their square.
 
     With one key hidden, z' - z = a_p·(o_p - v_p), and o_p = Σ_{k≠p} a_k·v_k / Σ_{k≠p} a_k. Both sums leave the key out
     instead of subtracting it, so nothing cancels. The key that holds the most is the one whose absence could leave
     sums that underflow: its o_p is computed by a masked softmax. A query with no other key attends to nothing, o_p = 0.
+    A ``sink`` is in the lower sum with its share, and in the upper with none.
     """
     a = rearrange(pattern, "b kv g k -> b kv g k 1")
     v = rearrange(values, "b kv k d -> b kv 1 k d")
     largest = pattern.argmax(-1, keepdim=True)
-    rest = torch.softmax(scores.scatter(-1, largest, -torch.inf), dim=-1).nan_to_num_(0.0)
-    without = sums_without_each(a * v).div_(sums_without_each(a))
+    rest = softmax(scores.scatter(-1, largest, -torch.inf), sink).nan_to_num_(0.0)
+    shares = sums_without_each(a)
+    if sink is not None:
+        shares = shares + rearrange(sink_share(scores, sink), "b kv g 1 -> b kv g 1 1")
+    without = sums_without_each(a * v).div_(shares)
     place = rearrange(largest, "b kv g 1 -> b kv g 1 1").expand(*pattern.shape[:3], 1, values.shape[-1])
     without.scatter_(3, place, rearrange(attended(rest, values), "b kv g d -> b kv g 1 d"))
     return rearrange(without.sub_(v).mul_(a), "b kv g k d -> b k (kv g d)")

@@ -10,8 +10,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
+from engine.kernels.caps import bent
 from engine.kernels.masks import visible_keys
 from engine.kernels.products import beats_default, multiply
+from engine.kernels.scores import Scoring, softmax
 
 BLOCK = 256
 """Queries that are attended together: their scores stay in the caches, and keys after the block are skipped."""
@@ -26,10 +28,13 @@ def causal_z(
     k: Float[Tensor, "b kv s d"],
     v: Float[Tensor, "b kv s d"],
     *,
-    scale: float,
+    scoring: Scoring,
     window: int | None,
 ) -> Float[Tensor, "b h s d"]:
     """Head outputs of all positions, unmasked; a window of w lets a query see itself and w - 1 keys before it."""
+    if not scoring.is_plain:
+        return scored_z(q, k, v, scoring=scoring, window=window)
+    scale = scoring.scale
     cells = q.shape[1] // k.shape[1] * BLOCK * q.shape[2]
     if q.shape[2] > BLOCKWISE_FROM and cells < BLOCKWISE_CELLS and beats_default(q):
         return blockwise_z(q, k, v, scale=scale, window=window)
@@ -50,6 +55,30 @@ def causal_z(
         scale=scale,
         enable_gqa=grouped,
     )
+
+
+def scored_z(
+    q: Float[Tensor, "b h s d"],
+    k: Float[Tensor, "b kv s d"],
+    v: Float[Tensor, "b kv s d"],
+    *,
+    scoring: Scoring,
+    window: int | None,
+) -> Float[Tensor, "b h s d"]:
+    """``causal_z`` under a soft cap or beside sinks, which torch's own kernels do not know."""
+    num_kv, num_positions = k.shape[1], q.shape[2]
+    grouped = rearrange(q * scoring.scale, "b (kv g) s d -> b kv g s d", kv=num_kv)
+    keys, values = rearrange(k, "b kv k d -> b kv 1 d k"), rearrange(v, "b kv k d -> b kv 1 k d")
+    sink = scoring.sink(num_kv, "kv g 1 1")
+    parts = []
+    for start in range(0, num_positions, BLOCK):
+        stop = min(start + BLOCK, num_positions)
+        first = 0 if window is None else max(0, start - window + 1)
+        visible = visible_keys(torch.arange(start, stop, device=q.device), stop, window)[:, first:]
+        scores = bent(grouped[:, :, :, start:stop] @ keys[..., first:stop], scoring.soft_cap)
+        pattern = softmax(scores.masked_fill_(~visible, -torch.inf), sink)
+        parts.append(pattern @ values[..., first:stop, :])
+    return rearrange(torch.cat(parts, dim=3), "b kv g s d -> b (kv g) s d")
 
 
 def blockwise_z(

@@ -14,7 +14,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -113,93 +112,3 @@ def carry_in_chunks(step: Callable[[Carried], Carried], x: Carried, *, max_rows:
         out[place] = rows
     assert out is not None
     return x.with_rows(out)
-
-
-@dataclass(frozen=True, slots=True)
-class RMSNorm:
-    """Root-mean-square norm over the last axis (Zhang & Sennrich 2019, arXiv 1910.07467)."""
-
-    weight: Float[Tensor, "... c"]
-    eps: Float[Tensor, ""]
-
-    def __call__(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... c"]:
-        return x * self._inverse_rms(x) * self.weight
-
-    def carry(self, x: Carried) -> Carried:
-        """With s and s' the scales 1/√(mean(x²) + eps) before and after, and δ = mean(Δ(2x + Δ)) the growth of the mean
-        square: s' - s = -δ·(s·s')² / (s + s'), and (x + Δ)s' - xs = Δs' + x(s' - s) = Δs + (x + Δ)(s' - s). The form
-        with the smaller scale cancels nothing, whether Δ dwarfs x or takes it to 0.
-        """
-        if not len(x.origins):
-            return x.with_rows(self(x.rows))
-        baseline, delta = x.split(x.rows)
-        origin = x.origins.take(baseline)
-        there = torch.cat((baseline, origin + delta))
-        scales = self._inverse_rms(there)
-        (scale, moved_scale), (_, moved) = x.split(scales), x.split(there)
-        scale = x.origins.take(scale)
-        growth = torch.linalg.vecdot(delta, origin + moved)[..., None]
-        both = scale * moved_scale
-        change = growth.mul_(both).mul_(both).div_(scale + moved_scale)
-        shift = torch.where(moved_scale > scale, moved, origin).mul_(change)
-        torch.minimum(scale, moved_scale, out=moved_scale)
-        out = x.rows * scales
-        x.split(out)[1].sub_(shift, alpha=1 / x.rows.shape[-1])
-        return x.with_rows(out.mul_(self.weight))
-
-    def _inverse_rms(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... 1"]:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return torch.addcmul(self.eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
-
-
-@dataclass(frozen=True, slots=True)
-class Activation:
-    """An elementwise f and its finite difference ``(x, f(x), Δ) -> f(x + Δ) - f(x)``; x may be one row for all."""
-
-    name: str
-    value: Callable[[Tensor], Tensor]
-    difference: Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def silu_difference(
-    x: Float[Tensor, "_ f"], value: Float[Tensor, "_ f"], delta: Float[Tensor, "m f"]
-) -> Float[Tensor, "m f"]:
-    """silu(x + Δ) - silu(x), to full relative accuracy for any Δ.
-
-    With x' = x + Δ: silu(x') - silu(x) = Δ·σ(x') + x·(σ(x') - σ(x)), and from (p - q)/(p + q) = tanh(Δ/2) for
-    p = σ(x')·σ(-x), q = σ(x)·σ(-x'): x·(σ(x') - σ(x)) = tanh(Δ/2)·(silu(x) + σ(x')·(x - 2·silu(x))). tanh(Δ/2) is
-    e/(e + 2) with e = expm1(Δ), three times as fast as torch's own; beyond 80 it is 1 to every digit.
-    """
-    growth = delta.clamp(max=80.0).expm1_()
-    there = (x + delta).sigmoid_()
-    step = torch.addcmul(value, there, torch.sub(x, value, alpha=2))
-    return step.mul_(growth.div_(growth + 2.0)).addcmul_(there, delta)
-
-
-def wide_difference(value: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The difference of a function without a closed form, taken in float64 where the device has it."""
-
-    def difference(
-        x: Float[Tensor, "_ f"], _: Float[Tensor, "_ f"], delta: Float[Tensor, "m f"]
-    ) -> Float[Tensor, "m f"]:
-        wide = x if x.device.type == "mps" else x.double()
-        return (value(wide + delta) - value(wide)).to(x.dtype)
-
-    return difference
-
-
-SILU = Activation("silu", F.silu, silu_difference)
-
-
-def carry_gated(gate_up: Carried, activation: Activation) -> Carried:
-    """act(gate)·up, gate and up side by side: act(g')u' - act(g)u = (act(g') - act(g))·u' + act(g)·Δu."""
-    both_gates, both_ups = gate_up.rows.chunk(2, dim=-1)
-    out = torch.empty_like(both_gates, memory_format=torch.contiguous_format)
-    (gate, gate_delta), (up, up_delta), (here, delta) = map(gate_up.split, (both_gates, both_ups, out))
-    activated = activation.value(gate)
-    torch.mul(activated, up, out=here)
-    if len(gate_up.origins):
-        gate, up, activated = map(gate_up.origins.take, (gate, up, activated))
-        torch.mul(activation.difference(gate, activated, gate_delta), up + up_delta, out=delta)
-        delta.addcmul_(activated, up_delta)
-    return gate_up.with_rows(out)

@@ -1,9 +1,11 @@
 """Rotary position embedding (Su et al. 2021, arXiv 2104.09864), in the half-split pairing of transformers.
 
-Channel i of the first half turns with channel i of the second half. Axes: ``r`` row, ``h`` head (queries and keys),
-``c`` head channel = ``(half d)``, ``d`` channel of one half.
+Channel i of the first half turns with channel i of the second half. Where the tables are narrower than a head, the
+channels behind them stay as they are. Axes: ``r`` row, ``h`` head (queries and keys), ``c`` turning channel =
+``(half d)``, ``d`` channel of one half, ``w`` head channel.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,14 +21,25 @@ class RotaryTables:
     cos: Float[Tensor, "r 1 c"]
     signed_sin: Float[Tensor, "r 1 c"]
 
-    def rotate(self, x: Float[Tensor, "r h c"]) -> Float[Tensor, "r h c"]:
+    def rotate(self, x: Float[Tensor, "r h w"]) -> Float[Tensor, "r h w"]:
         """Turn every head of every row by the angle of the row's position."""
+        width = self.cos.shape[-1]
+        if width == x.shape[-1]:
+            return self._turned(x)
+        turning, rest = x.tensor_split((width,), dim=-1)
+        return torch.cat((self._turned(turning), rest), dim=-1)
+
+    def _turned(self, x: Float[Tensor, "r h c"]) -> Float[Tensor, "r h c"]:
         halves_swapped = x.roll(x.shape[-1] // 2, dims=-1)
         return torch.addcmul(x * self.cos, halves_swapped, self.signed_sin)
 
     def part(self, rows: slice) -> "RotaryTables":
         """The tables of some of the rows."""
         return RotaryTables(self.cos[rows], self.signed_sin[rows])
+
+
+Rotaries = Mapping[str, RotaryTables]
+"""The tables of a batch's rows, by the name of the rope; a layer may use one of several, or none."""
 
 
 def rotary_tables(cos: Float[Tensor, "r c"], sin: Float[Tensor, "r c"]) -> RotaryTables:

@@ -13,6 +13,9 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from engine.kernels.caps import bent, bent_shift
+from engine.kernels.scores import Scoring, softmax
+
 CLOSE = 0.5
 """Growth of the sum of exponentials below which a pattern is close to the one before."""
 MOST_GROWTH = 60.0
@@ -29,7 +32,7 @@ class Baseline:
     k: Float[Tensor, "b kv k d"]
     v: Float[Tensor, "b kv k d"]
     visible: Bool[Tensor, "n k"]
-    scale: float
+    scoring: Scoring
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +65,14 @@ def shifted_z(base: Baseline, moved: Moved, hidden: Hidden) -> Float[Tensor, "f 
     difference as a factor, so a small effect keeps its digits.
     """
     num_kv, own = base.k.shape[1], slice(base.k.shape[2] - base.q.shape[2], None)
-    q = rearrange(base.q * base.scale, "b (kv g) n d -> b kv 1 g n d", kv=num_kv)
-    scores = torch.where(base.visible, q @ rearrange(base.k, "b kv k d -> b kv 1 1 d k"), -torch.inf)
-    shift = score_shift(base, q, moved)
+    q = rearrange(base.q * base.scoring.scale, "b (kv g) n d -> b kv 1 g n d", kv=num_kv)
+    products = q @ rearrange(base.k, "b kv k d -> b kv 1 1 d k")
+    scores = torch.where(base.visible, bent(products, base.scoring.soft_cap), -torch.inf)
+    shift = bent_shift(products, score_shift(base, q, moved), base.scoring.soft_cap)
     if hidden.masks:
         shift.masked_fill_(hidden.keys, -torch.inf)
-    pattern, change = pattern_difference(scores, shift, blind=hidden.blind if hidden.masks else None)
+    sink, blind = base.scoring.sink(num_kv, "kv 1 g 1 1"), hidden.blind if hidden.masks else None
+    pattern, change = pattern_difference(scores, shift, blind=blind, sink=sink)
     own_weights = pattern[..., own]
     lost = None if hidden.masks else pattern * hidden.keys
     if lost is not None:
@@ -83,7 +88,7 @@ def shifted_z(base: Baseline, moved: Moved, hidden: Hidden) -> Float[Tensor, "f 
 def score_shift(base: Baseline, q: Float[Tensor, "b kv 1 g n d"], moved: Moved) -> Float[Tensor, "b kv f g n k"]:
     """q'·k' - q·k = Δq·k + q'·Δk, the second term for the keys at the forks' own positions; ``q`` is scaled."""
     num_kv, group, num_own = q.shape[1], q.shape[3], q.shape[4]
-    delta = rearrange(moved.q * base.scale, "f b n (kv g) d -> b kv (f g n) d", kv=num_kv)
+    delta = rearrange(moved.q * base.scoring.scale, "f b n (kv g) d -> b kv (f g n) d", kv=num_kv)
     flat = delta @ rearrange(base.k, "b kv k d -> b kv d k")
     shift = rearrange(flat, "b kv (f g n) k -> b kv f g n k", g=group, n=num_own)
     there = q + rearrange(delta, "b kv (f g n) d -> b kv f g n d", g=group, n=num_own)
@@ -96,15 +101,15 @@ def pattern_difference(
     shift: Float[Tensor, "b kv f g n k"],
     *,
     blind: Bool[Tensor, "1 kv f g n 1"] | None = None,
+    sink: Float[Tensor, "kv 1 g 1 1"] | None = None,
 ) -> tuple[Float[Tensor, "b kv f g n k"], Float[Tensor, "b kv f g n k"]]:
     """The pattern a' after the scores moved by ``shift`` (-inf where a key is hidden), and a' - a.
 
     With x_k = expm1(shift_k) and t = Σ_k a_k·x_k: a'_k - a_k = a_k·(x_k - t) / (1 + t). As long as t is small, that
     makes the hiding of a key that holds 1e-9 of a head as accurate as any other; where it is not, the patterns
-    themselves are far apart. ``blind`` queries attend to nothing.
+    themselves are far apart. ``blind`` queries attend to nothing. A ``sink`` does not move, so it adds nothing to t.
     """
-    before = torch.softmax(scores, dim=-1)
-    after = torch.softmax(scores + shift, dim=-1)
+    before, after = softmax(scores, sink), softmax(scores + shift, sink)
     growth = shift.clamp(max=MOST_GROWTH).expm1_()
     grown = torch.linalg.vecdot(before, growth)[..., None]
     close = growth.sub_(grown).mul_(before / (1 + grown))

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from engine.errors import ModelError
-from engine.model.angles import module_rope
-from engine.model.assembly import WORKING_DTYPE, Constants, activation, assemble
+from engine.model.acts import activation
+from engine.model.angles import module_ropes
+from engine.model.assembly import WORKING_DTYPE, Constants, assemble
 from engine.model.decoder import Decoder
-from engine.model.families import FAMILIES, Family
+from engine.model.families import FAMILIES, Family, layer_shapes
 
 
 def adopt(model: Any) -> Decoder:
@@ -32,7 +33,7 @@ def adopt(model: Any) -> Decoder:
         raise ModelError(f"weights of {stored} are not supported; load the model with dtype=torch.float32")
     layers = list(model.get_submodule(family.layers).children())[: config.num_hidden_layers]
     for index, layer in enumerate(layers):
-        _refuse_unknown_weights(family, layer, index)
+        _refuse_unknown_weights(family, layer, config, index)
         _refuse_other_modules(family, layer, config, index)
     _require_linear(model, family.unembedding)
     return assemble(
@@ -40,7 +41,7 @@ def adopt(model: Any) -> Decoder:
         config,
         {name: weight.detach() for name, weight in model.named_parameters(remove_duplicate=False)},
         constants=_constants(model, family, layers),
-        rope=module_rope(model.get_submodule(family.rotary), config, WORKING_DTYPE[stored], device),
+        ropes=module_ropes(family, _rotary(model, family), config, WORKING_DTYPE[stored], device),
         name=config.name_or_path or family.architecture,
     )
 
@@ -92,9 +93,12 @@ def _refuse_mixed_dtypes(model: nn.Module, family: Family) -> None:
         raise ModelError(f"the weights of this {family.architecture} are of several dtypes ({names}); cast it to one")
 
 
-def _refuse_unknown_weights(family: Family, layer: nn.Module, index: int) -> None:
-    known = {f"{name}.weight" for name in family.norms()}
-    known |= {f"{name}.{part}" for name in family.linears() for part in ("weight", "bias")}
+def _rotary(model: nn.Module, family: Family) -> nn.Module | None:
+    return None if family.rotary is None else model.get_submodule(family.rotary)
+
+
+def _refuse_unknown_weights(family: Family, layer: nn.Module, config: Any, index: int) -> None:
+    known = {*layer_shapes(family, config, index), *(f"{name}.bias" for name in family.linears())}
     unknown = sorted({name for name, _ in layer.named_parameters()} - known)
     if unknown:
         raise ModelError(
@@ -105,22 +109,27 @@ def _refuse_unknown_weights(family: Family, layer: nn.Module, index: int) -> Non
 
 def _refuse_other_modules(family: Family, layer: nn.Module, config: Any, index: int) -> None:
     """Plain linear layers, and the activation that the config names."""
-    for name in family.linears():
-        _require_linear(layer, name)
-    probe = torch.linspace(-4, 4, 17)
-    expected = activation(config.hidden_act).value(probe)
+    sparse = family.is_sparse(config, index)
+    for name in (*family.qkv, family.output) if sparse else family.linears():
+        _require_linear(layer, name, transposed=family.transposed)
+    if family.activation is None:
+        return
+    probe, named = torch.linspace(-4, 4, 17), getattr(config, family.act)
+    expected = activation(named).value(probe)
+    path = family.activation.replace("mlp.", "mlp.experts.") if sparse else family.activation
     try:
-        found: Any = attrgetter(family.activation)(layer)
+        found: Any = attrgetter(path)(layer)
         given = getattr(found, "forward", found)(probe)  # forward goes past the user's hooks
     except AttributeError:
         given = torch.full_like(probe, torch.nan)
     if not torch.allclose(given, expected, atol=1e-3):
-        raise ModelError(f"{family.activation} of layer {index} is not the {config.hidden_act!r} that the config names")
+        raise ModelError(f"{path} of layer {index} is not the {named!r} that the config names")
 
 
-def _require_linear(owner: nn.Module, name: str) -> None:
+def _require_linear(owner: nn.Module, name: str, *, transposed: bool = False) -> None:
     linear: Any = owner.get_submodule(name)
-    if type(linear) is not nn.Linear or linear.weight.dtype not in WORKING_DTYPE:
+    plain = type(linear) is nn.Linear if not transposed else type(linear).__name__ == "Conv1D"
+    if not plain or linear.weight.dtype not in WORKING_DTYPE:
         raise ModelError(
             f"{name} is a {type(linear).__module__}.{type(linear).__name__}, not a plain linear layer; "
             "merge adapters first, and load the model without quantisation"
@@ -137,9 +146,10 @@ def _constants(model: nn.Module, family: Family, layers: list[nn.Module]) -> Con
 
 
 def _eps(family: Family, module: Any) -> float:
-    eps = module.eps if type(module) is nn.RMSNorm else getattr(module, family.norm_eps, None)
+    found = (getattr(module, name, None) for name in ("variance_epsilon", "eps"))
+    eps = next((eps for eps in found if eps is not None), None)
     if eps is None:
-        raise ModelError(f"a {type(module).__name__} stands where {family.architecture} has an RMSNorm with an epsilon")
+        raise ModelError(f"a {type(module).__name__} stands where {family.architecture} has a norm with an epsilon")
     return eps
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from engine.errors import ModelError
 from engine.kernels.split import splits
-from engine.model.angles import configured_rope
+from engine.model.angles import configured_ropes
 from engine.model.assembly import WORKING_DTYPE, assemble, configured_constants
 from engine.model.decoder import Decoder
 from engine.model.devices import keep_freed_memory, memory_errors, resolve_device, resolve_dtype
@@ -110,11 +110,11 @@ def open_checkpoint(name: str | Path | None) -> Checkpoint:
 def build_decoder(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Decoder:
     """The decoder of a checkpoint. Raises ``ModelError`` for damaged files and for what the config asks in vain."""
     family, config = checkpoint.family, checkpoint.config
-    rope = configured_rope(family, config, WORKING_DTYPE[dtype], device)
+    ropes = configured_ropes(family, config, WORKING_DTYPE[dtype], device)
     split = splits(device, stored=checkpoint.matrix_dtype, asked=dtype)
     weights = Weights(checkpoint.tensors, torch.bfloat16 if split else dtype, dtype, device)
-    constants = configured_constants(config)
-    decoder = assemble(family, config, weights, constants=constants, rope=rope, name=checkpoint.source)
+    constants = configured_constants(family, config)
+    decoder = assemble(family, config, weights, constants=constants, ropes=ropes, name=checkpoint.source)
     if split:
         decoder.split_products()
     if device.type != "cpu":  # a CPU joins them when it packs them, and only if the decoder is used again

@@ -4,106 +4,45 @@ Nothing is copied that is not tiny: the projections hold the model's own weights
 channel, ``h`` head, ``kv`` key/value head, ``g`` query head in its kv group, ``d`` head channel, ``c`` vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from engine.kernels.difference import Activation, Carried, RMSNorm, carry_gated
+from engine.kernels.norms import Norm
 from engine.kernels.projection import Projection
-from engine.kernels.rotary import RotaryTables, rotary_tables
+from engine.kernels.rotary import Rotaries, rotary_tables
+from engine.model.ends import Embedding, Unembedding
+from engine.model.layer import Heads, Layer
+
+Rope = Callable[[int], tuple[Float[Tensor, "s d"], Float[Tensor, "s d"]]]
+"""Prompt length -> cosines and sines."""
 
 
-@dataclass(frozen=True)
-class Heads:
-    """How the channels of a query/key/value projection divide into heads."""
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a layer's queries can see: the keys in their ``window``, and a sink that takes what no key gets."""
 
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-
-
-@dataclass(frozen=True)
-class Attention:
-    """Weights of an attention block; ``qk_norm`` holds a weight row for every query head, then every key head."""
-
-    qkv: Projection
-    output: Projection
-    heads: Heads
-    scale: float
     window: int | None = None
-    qk_norm: RMSNorm | None = None
-
-    def project(
-        self, normed: Float[Tensor, "r e"], rotary: RotaryTables
-    ) -> tuple[Float[Tensor, "r qk d"], Float[Tensor, "r kv d"]]:
-        """Queries and keys of every row, positions applied, side by side in the order ``qk = (kv g) + kv``; values."""
-        heads = self.heads
-        every = rearrange(self.qkv(normed), "r (h d) -> r h d", d=heads.head_dim)
-        qk, v = every.split((heads.num_heads + heads.num_kv_heads, heads.num_kv_heads), dim=1)
-        return rotary.rotate(qk if self.qk_norm is None else self.qk_norm(qk)), v
-
-    def split(self, qk: Float[Tensor, "r qk d"]) -> tuple[Float[Tensor, "r h d"], Float[Tensor, "r kv d"]]:
-        """Queries, in the order ``h = (kv g)``, and keys."""
-        q, k = qk.split((self.heads.num_heads, self.heads.num_kv_heads), dim=1)
-        return q, k
-
-
-@dataclass(frozen=True)
-class GatedMLP:
-    """down(act(gate(x)) · up(x)) (Shazeer 2020, arXiv 2002.05202)."""
-
-    gate_up: Projection
-    down: Projection
-    activation: Activation
-
-    def carry(self, x: Carried) -> Carried:
-        return self.down.carry(carry_gated(self.gate_up.carry(x), self.activation))
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A pre-norm decoder layer: x + attn(attn_norm(x)), then mid + mlp(mlp_norm(mid))."""
-
-    attn_norm: RMSNorm
-    attention: Attention
-    mlp_norm: RMSNorm
-    mlp: GatedMLP
-
-    def project(
-        self, residual: Float[Tensor, "r e"], rotary: RotaryTables, *, max_rows: int
-    ) -> tuple[Float[Tensor, "r h d"], Float[Tensor, "r kv d"], Float[Tensor, "r kv d"]]:
-        """Queries, keys and values of every row, at most ``max_rows`` rows at a time."""
-        attention, heads, num_rows = self.attention, self.attention.heads, len(residual)
-        if num_rows <= max_rows:
-            qk, v = attention.project(self.attn_norm(residual), rotary)
-            return *attention.split(qk), v
-        qk = residual.new_empty(num_rows, heads.num_heads + heads.num_kv_heads, heads.head_dim)
-        v = residual.new_empty(num_rows, heads.num_kv_heads, heads.head_dim)
-        for start in range(0, num_rows, max_rows):
-            rows = slice(start, min(start + max_rows, num_rows))
-            qk[rows], v[rows] = attention.project(self.attn_norm(residual[rows]), rotary.part(rows))
-        return *attention.split(qk), v
-
-    def carry_mlp(self, mid: Carried) -> Carried:
-        """What the MLP adds to the stream between attention and MLP."""
-        return self.mlp.carry(self.mlp_norm.carry(mid))
+    has_sink: bool = False
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder-only model. ``dtype`` is that of the residual stream and of every difference."""
+    """A decoder-only model. ``dtype`` is that of the residual stream and of every difference.
+
+    A pass takes each of ``layers`` once, in order; ``sights`` says without any weights what they let queries see.
+    """
 
     name: str
-    embedding: Float[Tensor, "c e"]
-    layers: tuple[Layer, ...]
-    final_norm: RMSNorm
-    unembedding: Projection
-    rope: Callable[[int], tuple[Float[Tensor, "s d"], Float[Tensor, "s d"]]]
+    embedding: Embedding
+    layers: Sequence[Layer]
+    sights: tuple[Sight, ...]
+    final_norm: Norm
+    unembedding: Unembedding
+    ropes: Mapping[str, Rope]
     heads: Heads
     max_positions: int
     dtype: torch.dtype
@@ -113,20 +52,25 @@ class Decoder:
 
     @property
     def vocab_size(self) -> int:
-        return len(self.embedding)
+        return self.embedding.vocab_size
 
-    def embed(self, token_ids: Int[Tensor, " r"]) -> Float[Tensor, "r e"]:
-        return F.embedding(token_ids, self.embedding).to(self.dtype)
+    @property
+    def hidden_size(self) -> int:
+        return self.embedding.hidden_size
 
-    def rotary(self, positions: Int[Tensor, " r"], num_positions: int) -> RotaryTables:
-        """The model's own rotary tables for the rows' positions, all below ``num_positions``."""
-        cos, sin = self.rope(num_positions)
-        return rotary_tables(cos.index_select(0, positions), sin.index_select(0, positions))
+    def embed(self, token_ids: Int[Tensor, " r"], positions: Int[Tensor, " r"]) -> Float[Tensor, "r e"]:
+        """The stream that enters the first layer."""
+        return self.embedding(token_ids, positions, self.dtype)
+
+    def rotaries(self, positions: Int[Tensor, " r"], num_positions: int) -> Rotaries:
+        """The model's own rotary tables for the rows' positions, all below ``num_positions``, by the rope's name."""
+        tables = ((name, rope(num_positions)) for name, rope in self.ropes.items())
+        return {name: rotary_tables(*(x.index_select(0, positions) for x in pair)) for name, pair in tables}
 
     def projections(self) -> Iterator[Projection]:
         """The projections of all layers, in the order in which a pass needs them."""
         for layer in self.layers:
-            yield from (layer.attention.qkv, layer.attention.output, layer.mlp.gate_up, layer.mlp.down)
+            yield from layer.projections()
 
     @property
     def weight_bytes(self) -> int:
@@ -149,8 +93,8 @@ class Decoder:
 
         Everything else is wide already: the stream, the norms, the biases and the embedding's rows.
         """
-        assert (self.dtype, self.embedding.dtype) == (torch.float32, torch.bfloat16)
-        for projection in (*self.projections(), self.unembedding):
+        assert self.dtype == torch.float32
+        for projection in (*self.projections(), self.unembedding.projection):
             projection.split = True
 
     def logits(self, residual: Float[Tensor, "r e"]) -> Float[Tensor, "r c"]:

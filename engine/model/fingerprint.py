@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.kernels.difference import RMSNorm
+from engine.kernels.norms import Norm
 from engine.kernels.projection import Projection
-from engine.model.decoder import Decoder, Layer
+from engine.model.decoder import Decoder
+from engine.model.layer import Layer
 
 CHUNK_CELLS = 1 << 22
 PROBED_POSITIONS = 1024
@@ -29,45 +30,53 @@ def fingerprint(decoder: Decoder) -> str:
     return f"sha256:{whole.hexdigest()}"
 
 
-def rope_probe(decoder: Decoder) -> tuple[float, float]:
+def rope_probe(decoder: Decoder) -> tuple[float, ...]:
     """The means of the rotary tables: another base or scaling moves them, another device by rounding only."""
-    cos, sin = decoder.rope(min(PROBED_POSITIONS, decoder.max_positions))
-    return round(cos.double().mean().item(), 5), round(sin.double().mean().item(), 5)
+    num_positions = min(PROBED_POSITIONS, decoder.max_positions)
+    tables = (table for rope in decoder.ropes.values() for table in rope(num_positions))
+    return tuple(round(table.double().mean().item(), 5) for table in tables)
 
 
 def _numbers(decoder: Decoder) -> tuple[Any, ...]:
     """What is no weight."""
-    layers = [
-        (layer.attention.heads, layer.attention.window, round(layer.attention.scale, 9), layer.mlp.activation.name)
-        for layer in decoder.layers
-    ]
-    norms = [norm.eps.item() for norm in _norms(decoder)]
-    return tuple(decoder.embedding.shape), decoder.max_positions, tuple(layers), tuple(norms)
+    layers = [_of_layer(layer) for layer in decoder.layers]
+    epsilons = [eps.item() for norm in _norms(decoder) for eps in norm.epsilons]
+    ends = decoder.embedding.scale, decoder.unembedding.scale, decoder.unembedding.soft_cap
+    table = decoder.vocab_size, decoder.hidden_size
+    return table, decoder.max_positions, tuple(layers), tuple(epsilons), *_unusual(ends, (1.0, 1.0, None))
+
+
+def _of_layer(layer: Layer) -> tuple[Any, ...]:
+    """The numbers of a layer; those that most layers lack are left out where they are."""
+    attention = layer.attention
+    usual = attention.heads, attention.window, round(attention.scoring.scale, 9), layer.mlp.name
+    more = attention.scoring.soft_cap, layer.multiplier, layer.parallel, attention.rope, attention.by_head
+    return *usual, *_unusual(more, (None, 1.0, False, "default", False))
+
+
+def _unusual(found: tuple[Any, ...], usual: tuple[Any, ...]) -> tuple[Any, ...]:
+    return () if found == usual else found
 
 
 def _unembedding_first(decoder: Decoder) -> tuple[Tensor, ...]:
     """Both vocabulary matrices; one that is shared counts once."""
-    shared = decoder.unembedding.weights[0].data_ptr() == decoder.embedding.data_ptr()
-    return (decoder.embedding,) if shared else (*decoder.unembedding.weights, decoder.embedding)
+    table, weights = decoder.embedding.table, decoder.unembedding.projection.weights
+    return (table,) if weights[0].data_ptr() == table.data_ptr() else (*weights, table)
 
 
 def _small(decoder: Decoder) -> Iterator[Tensor]:
-    """Norm weights and biases."""
-    yield from (norm.weight for norm in _norms(decoder))
+    """Norm weights, biases, sinks and learned positions."""
+    yield from (weight for norm in _norms(decoder) for weight in norm.weights)
     yield from (projection.bias for projection in decoder.projections() if projection.bias is not None)
+    sinks = (layer.attention.scoring.sinks for layer in decoder.layers)
+    more = (*sinks, decoder.embedding.positions)
+    yield from (tensor for tensor in more if tensor is not None)
 
 
-def _norms(decoder: Decoder) -> Iterator[RMSNorm]:
+def _norms(decoder: Decoder) -> Iterator[Norm]:
     for layer in decoder.layers:
-        yield from _layer_norms(layer)
+        yield from layer.norms()
     yield decoder.final_norm
-
-
-def _layer_norms(layer: Layer) -> Iterator[RMSNorm]:
-    yield layer.attn_norm
-    if layer.attention.qk_norm is not None:
-        yield layer.attention.qk_norm
-    yield layer.mlp_norm
 
 
 def _digest(weights: Projection | Tensor | tuple[Tensor, ...]) -> bytes:

@@ -1,5 +1,6 @@
 """The weights that a config calls for, found among the tensors of a checkpoint: all of them, and no others."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +9,11 @@ import torch
 from torch import Tensor
 
 from engine.errors import ModelError
-from engine.model.families import Family
+from engine.model.families import ExpertNames, Family, Shapes, expert_parts, shapes
 from engine.model.tensors import DTYPES, StoredTensor
 
-Shapes = Mapping[str, tuple[int, ...]]
-ROTARY_BUFFER = "rotary_emb.inv_freq"
-"""Old checkpoints store the frequencies, which follow from the config."""
+BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.attn(ention)?\.(masked_)?bias)$")
+"""Old checkpoints store frequencies and causal masks, which follow from the config."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Weights(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         stored = self.tensors[name]
-        dtype = self.dtype if len(stored.shape) > 1 else self.vector_dtype
+        is_matrix = len(stored.shape) > 1 and not name.endswith("bias")
+        dtype = self.dtype if is_matrix else self.vector_dtype
         return stored.read().to(device=self.device, dtype=dtype)
 
     def __contains__(self, name: object) -> bool:
@@ -51,17 +52,42 @@ def find_weights(
     Raises ``ModelError`` when a weight is missing, misshapen or quantised, and when there are others; ``source`` names
     the checkpoint.
     """
-    shapes = family.shapes(config)
-    tensors = _tied(family, config, _named(stored, shapes, family.prefix))
+    named = {_renamed(family, name): tensor for name, tensor in stored.items() if not BUFFERS.search(name)}
+    wanted = _wanted(family, config, named)
+    tensors = _tied(family, config, _named(named, wanted, family.prefix))
     _refuse_narrow(source, tensors)
-    _refuse_missing(source, tensors, shapes, {f"{family.unembedding}.weight"} if config.tie_word_embeddings else set())
-    _refuse_foreign(source, tensors, shapes)
-    return {name: tensor for name, tensor in tensors.items() if name in shapes}
+    _refuse_missing(source, tensors, wanted, {f"{family.unembedding}.weight"} if config.tie_word_embeddings else set())
+    _refuse_foreign(source, tensors, wanted)
+    return {name: tensor for name, tensor in tensors.items() if name in wanted}
 
 
-def _named(stored: Mapping[str, StoredTensor], shapes: Shapes, prefix: str) -> dict[str, StoredTensor]:
+def _renamed(family: Family, name: str) -> str:
+    """The name that transformers has today for a weight that checkpoints call otherwise."""
+    for part, now in family.renamed.items():
+        name = name.replace(part, now)
+    return name
+
+
+def _wanted(family: Family, config: Any, named: Mapping[str, StoredTensor]) -> Shapes:
+    """The weights that the config calls for; experts one by one, unless the checkpoint holds them stacked."""
+    wanted, experts = shapes(family, config), family.experts
+    if experts is None or experts.parts is None or any(name.endswith(experts.gate_up) for name in named):
+        return wanted
+    for layer in range(config.num_hidden_layers):
+        if family.is_sparse(config, layer):
+            wanted = _apart(wanted, experts, config, f"{family.layers}.{layer}.")
+    return wanted
+
+
+def _apart(wanted: Shapes, experts: ExpertNames, config: Any, at: str) -> Shapes:
+    stacked = {at + experts.gate_up, at + experts.down}
+    rest = {name: shape for name, shape in wanted.items() if name not in stacked}
+    return rest | expert_parts(experts, config, at)
+
+
+def _named(stored: Mapping[str, StoredTensor], wanted: Shapes, prefix: str) -> dict[str, StoredTensor]:
     """The tensors by the names of the causal model, which a base model's checkpoint leaves a prefix out of."""
-    full = {name: prefix + name for name in stored if prefix + name in shapes and prefix + name not in stored}
+    full = {name: prefix + name for name in stored if prefix + name in wanted and prefix + name not in stored}
     return {full.get(name, name): tensor for name, tensor in stored.items()}
 
 
@@ -78,10 +104,10 @@ def _tied(family: Family, config: Any, tensors: dict[str, StoredTensor]) -> dict
     return rest if readable and torch.equal(pair[0].read(), pair[1].read()) else tensors
 
 
-def _refuse_missing(source: str, tensors: Mapping[str, StoredTensor], shapes: Shapes, optional: set[str]) -> None:
+def _refuse_missing(source: str, tensors: Mapping[str, StoredTensor], wanted: Shapes, optional: set[str]) -> None:
     """Nothing is filled with random numbers. ``optional`` may be missing, but not misshapen."""
-    missing = [name for name in shapes if name not in tensors and name not in optional]
-    misshapen = [name for name, shape in shapes.items() if name in tensors and tensors[name].shape != shape]
+    missing = [name for name in wanted if name not in tensors and name not in optional]
+    misshapen = [name for name, shape in wanted.items() if name in tensors and tensors[name].shape != shape]
     if lacking := sorted(missing + misshapen):
         raise ModelError(
             f"the checkpoint {source!r} is incomplete: {len(lacking)} weights are missing or misshapen, "
@@ -89,9 +115,9 @@ def _refuse_missing(source: str, tensors: Mapping[str, StoredTensor], shapes: Sh
         )
 
 
-def _refuse_foreign(source: str, tensors: Mapping[str, StoredTensor], shapes: Shapes) -> None:
+def _refuse_foreign(source: str, tensors: Mapping[str, StoredTensor], wanted: Shapes) -> None:
     """Nothing is left over in silence."""
-    foreign = sorted(name for name in tensors if name not in shapes and not name.endswith(ROTARY_BUFFER))
+    foreign = sorted(name for name in tensors if name not in wanted)
     if foreign:
         raise ModelError(
             f"the checkpoint {source!r} holds {len(foreign)} weights that its config.json does not account for, "

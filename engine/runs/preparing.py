@@ -102,12 +102,13 @@ class Preparing:
         return undefined
 
     def _blind(self, plan: Plan) -> Bool[np.ndarray, "l v"]:
-        """Where all layers are cut: the cases that leave their query nothing to attend to."""
-        windows, whole = [layer.attention.window for layer in self._decoder.layers], self._whole
+        """Where all layers are cut: the cases that leave their query nothing to attend to, not even a sink."""
+        sights, whole = self._decoder.sights, self._whole
         if self._task.question.intervention != "mask":
-            return np.zeros((len(windows), len(plan)), dtype=bool)
-        by_window = {window: plan.undefined(window) for window in set(windows)}
-        return np.stack([by_window[window] for window in windows]) & whole[:, None]
+            return np.zeros((len(sights), len(plan)), dtype=bool)
+        by_window = {sight.window: plan.undefined(sight.window) for sight in sights}
+        blind = np.stack([by_window[sight.window] & (not sight.has_sink) for sight in sights])
+        return blind & whole[:, None]
 
     @cached_property
     def _windows(self) -> tuple[tuple[int, int], ...]:

@@ -103,12 +103,12 @@ class Schedule:
 def _most_rows(decoder: Decoder) -> int:
     if decoder.device.type != "cpu":
         return MOST_ROWS.get(decoder.device.type, MOST_ROWS["cpu"])
-    in_cache = CACHED_CELLS // decoder.embedding.shape[1]
+    in_cache = CACHED_CELLS // decoder.hidden_size
     return min(max(MOST_ROWS["cpu"], in_cache), 2 * MOST_ROWS["cpu"])
 
 
 def _bytes_per_row(decoder: Decoder) -> int:
     """What a row holds while a layer is computed: the stream and what is added to it, and heads in several layouts."""
     heads = decoder.heads
-    channels = 5 * decoder.embedding.shape[1] + 4 * (heads.num_heads + 2 * heads.num_kv_heads) * heads.head_dim
+    channels = 5 * decoder.hidden_size + 4 * (heads.num_heads + 2 * heads.num_kv_heads) * heads.head_dim
     return channels * decoder.dtype.itemsize

@@ -13,7 +13,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from engine.kernels.difference import Carried, Origins, RMSNorm
+from engine.kernels.caps import bent, bent_shift
+from engine.kernels.difference import Carried, Origins
 from engine.kernels.projection import Projection
 from engine.model.decoder import Decoder
 from engine.sweeps.distances import distances
@@ -51,8 +52,8 @@ def answers(decoder: Decoder, stream: Carried, *, targets: Int[Tensor, " u"], re
     """Read the stream that leaves the last layer. ``targets``: the token to score after each baseline row; -1 is its
     most probable one.
     """
-    norm = RMSNorm(_wide(decoder.final_norm.weight), _wide(decoder.final_norm.eps))
-    hidden = norm.carry(stream.with_rows(_wide(stream.rows)))
+    wide = torch.float32 if stream.rows.device.type == "mps" else torch.float64
+    hidden = decoder.final_norm.to(wide).carry(stream.with_rows(_wide(stream.rows)))
     base, delta = hidden.split(hidden.rows)
     vectors = rearrange(base, "u e -> u 1 e"), rearrange(delta, "m e -> m 1 e")
     moved = distances(*vectors, stream.origins.rows, relative=relative)
@@ -82,6 +83,7 @@ def _reads_of(origins: Origins, first: int, last: int) -> Iterator[tuple[Int[Ten
 class _Baseline:
     """Some baseline rows: their logits and probabilities, which token is scored, and its log-probability."""
 
+    uncapped: Float[Tensor, "u c"]
     logits: Float[Tensor, "u c"]
     p: Float[Tensor, "u c"]
     scored: Int[Tensor, " u"]
@@ -89,24 +91,28 @@ class _Baseline:
 
     @classmethod
     def of(cls, decoder: Decoder, base: Float[Tensor, "u e"], targets: Int[Tensor, " u"]) -> "_Baseline":
-        logits = _logits(decoder.unembedding, base)
-        if decoder.unembedding.bias is not None:
-            logits = logits + decoder.unembedding.bias
+        unembedding = decoder.unembedding
+        products = _products(unembedding.projection, base)
+        if unembedding.projection.bias is not None:
+            products = products + unembedding.projection.bias
+        uncapped = unembedding.scaled(products)
+        logits = bent(uncapped, unembedding.soft_cap)
         logprobs = torch.log_softmax(_wide(logits), dim=-1)
         scored = torch.where(targets < 0, logits.argmax(-1), targets)
         logprob = logprobs.gather(1, rearrange(scored, "u -> u 1"))
-        return cls(logits, logprobs.exp_(), scored, rearrange(logprob, "u 1 -> u"))
+        return cls(uncapped, logits, logprobs.exp_(), scored, rearrange(logprob, "u 1 -> u"))
 
     def read(
         self, decoder: Decoder, delta: Float[Tensor, "m e"], of: Int[Tensor, " m"]
     ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"], Int[Tensor, " m"]]:
         """KL, change and top token of reads that belong to the rows ``of``."""
-        shifts = _logits(decoder.unembedding, delta)
+        cap = decoder.unembedding.soft_cap
+        shifts = decoder.unembedding.scaled(_products(decoder.unembedding.projection, delta))
         at_once = max(1, CELLS // shifts.shape[1])
-        parts = [
-            _read(shift, _of_rows(self.logits, rows), _of_rows(self.p, rows), self.scored.index_select(0, rows))
-            for shift, rows in zip(shifts.split(at_once), of.split(at_once), strict=True)
-        ]
+        parts = []
+        for shift, rows in zip(shifts.split(at_once), of.split(at_once), strict=True):
+            uncapped, logits, p = (_of_rows(each, rows) for each in (self.uncapped, self.logits, self.p))
+            parts.append(_read(bent_shift(uncapped, shift, cap), logits, p, self.scored.index_select(0, rows)))
         kl, change, top = (torch.cat(each) for each in zip(*parts, strict=True))
         return kl, change, top
 
@@ -130,7 +136,7 @@ def _of_rows(x: Float[Tensor, "u c"], rows: Int[Tensor, " m"]) -> Float[Tensor, 
     return x if len(x) == 1 else x.index_select(0, rows)
 
 
-def _logits(unembedding: Projection, rows: Float[Tensor, "n e"]) -> Float[Tensor, "n c"]:
+def _products(unembedding: Projection, rows: Float[Tensor, "n e"]) -> Float[Tensor, "n c"]:
     """The rows times the unembedding, without bias; in float64 where that costs little."""
     (weight,) = unembedding.weights
     if weight.device.type == "cpu" and weight.numel() <= SMALL:

@@ -33,7 +33,7 @@ def limits_for(decoder: Decoder) -> Limits:
     """What a decoder's device likes to hold at once."""
     if decoder.device.type == "cuda":
         return GPU_LIMITS
-    in_cache = CACHED_CELLS // decoder.embedding.shape[1]
+    in_cache = CACHED_CELLS // decoder.hidden_size
     return replace(CPU_LIMITS, rows=min(max(CPU_LIMITS.rows, in_cache), MOST_ROWS))
 
 

@@ -106,5 +106,5 @@ def _sites(journey: Journey, reads: Reads, station: Station, more: tuple[str, ..
     if "Resid" in more:
         yield Site(reads.of_baseline(station.residual), reads.of_forks(station.residual))
     if "Result_h" in more:
-        output = journey.decoder.layers[station.layer].attention.output
-        yield Site(output.shares(z.baseline, count), output.shares(z.delta, count), count)
+        results = station.head_results
+        yield Site(results(z.baseline), results(z.delta), count)

@@ -20,10 +20,12 @@ from torch import Tensor
 from engine.kernels.attention import attended, hidden_masses, joint_z, query_scores
 from engine.kernels.batches import Batch
 from engine.kernels.causal import causal_z
-from engine.kernels.difference import Carried, carried, carry_in_chunks
+from engine.kernels.difference import Carried, carried
 from engine.kernels.masks import MaskedCopies, Masks, masked_copies, query_masks
-from engine.kernels.rotary import RotaryTables
-from engine.model.decoder import Decoder, Layer
+from engine.kernels.rotary import Rotaries
+from engine.kernels.scores import softmax
+from engine.model.decoder import Decoder
+from engine.model.layer import Layer
 from engine.sweeps.probe import Probe
 from engine.sweeps.readout import Limits, Readout, Site
 from engine.sweeps.variants import Variants
@@ -42,10 +44,10 @@ def sweep(
 
     Knockouts are made in ``layers`` only; the others pass the baseline on. The caller decides on inference mode.
     """
-    rotary = decoder.rotary(batch.positions, batch.prompts.width)
-    run = _Run(decoder, batch, rotary, limits or Limits(), probe or Probe())
+    rotaries = decoder.rotaries(batch.positions, batch.prompts.width)
+    run = _Run(decoder, batch, rotaries, limits or Limits(), probe or Probe())
     last = len(decoder.layers) - 1 if to_end else max(layers)
-    residual = decoder.embed(batch.token_ids)
+    residual = decoder.embed(batch.token_ids, batch.positions)
     for index in range(last + 1):
         readout = run.layer(index, residual, measured=index in layers, final=index == last)
         residual = readout.residual
@@ -58,7 +60,7 @@ class _Run:
 
     decoder: Decoder
     batch: Batch
-    rotary: RotaryTables
+    rotaries: Rotaries
     limits: Limits
     probe: Probe
     masks: dict[int | None, Masks] = field(default_factory=dict)
@@ -70,12 +72,14 @@ class _Run:
         Full is what attention and MLP add together; no two streams are subtracted.
         """
         layer, batch = self.decoder.layers[index], self.batch
-        z, masses = self._attend(index, residual, measured=measured, final=final)
-        attn_out = layer.attention.output.carry(z)
+        z, masses = self._attend(index, layer, residual, measured=measured, final=final)
+        attn_out = layer.carry_attn(z)
         added, attn_delta = attn_out.split(attn_out.rows)
         attn = (added if final else batch.at_query(added)).clone()
-        added.add_(batch.at_query(residual) if final else residual)  # from here on the stream in the middle
-        mlp_out = carry_in_chunks(layer.carry_mlp, attn_out, max_rows=self.limits.rows)
+        entering = batch.at_query(residual) if final else residual
+        added.add_(entering)  # from here on the stream in the middle
+        unmoved = Carried(entering, len(entering), attn_out.origins.none())
+        mlp_out = layer.carry_mlp(unmoved, attn_out, max_rows=self.limits.rows)
         total, full_delta = attn_out.split(attn_out.rows + mlp_out.rows)
         sites: tuple[Site, ...] = ()
         if measured:
@@ -95,38 +99,37 @@ class _Run:
         if "Resid" in self.probe.sites:
             yield leaving
         if "Result_h" in self.probe.sites:
-            output, count = layer.attention.output, heads.num_vectors
-            yield Site(output.shares(heads.baseline, count), output.shares(heads.delta, count), count)
+            yield Site(layer.head_results(heads.baseline), layer.head_results(heads.delta), heads.num_vectors)
 
     def _at_query(self, x: Carried, *, final: bool) -> Float[Tensor, "b c"]:
         """The queries' baseline rows; after the last layer's attention there are no others."""
         return x.baseline if final else self.batch.at_query(x.baseline)
 
     def _attend(
-        self, index: int, residual: Float[Tensor, "r e"], *, measured: bool, final: bool
+        self, index: int, layer: Layer, residual: Float[Tensor, "r e"], *, measured: bool, final: bool
     ) -> tuple[Carried, Float[Tensor, "m h"] | None]:
         """Head outputs of every row (of the queries alone when ``final``) and, if ``measured``, their differences; and
         the hidden share of the baseline's pattern, if it was asked for.
         """
-        layer = self.decoder.layers[index]
         attention, prompts, masks = layer.attention, self.batch.prompts, self._masks(layer.attention.window)
-        q, k, v = layer.project(residual, self.rotary, max_rows=self.limits.rows)
+        scoring, sink = attention.scoring, attention.scoring.sink(attention.heads.num_kv_heads, "kv g 1")
+        q, k, v = layer.project(residual, self.rotaries, max_rows=self.limits.rows)
         if measured and self._short and masks.blind is None:
             copies = self._copies(attention.window, only_query=final)
-            z = joint_z(q, k, v, scale=attention.scale, copies=copies)
+            z = joint_z(q, k, v, scoring=scoring, copies=copies)
             return Carried(z, copies.num_baseline, self.batch.query_origins if final else self.batch.origins), None
         keys, values = prompts.heads(k), prompts.heads(v)
         read_keys, read_values = self.batch.of_readings(keys), self.batch.of_readings(values)
-        scores = query_scores(self.batch.at_query(q), read_keys, scale=attention.scale, visible=masks.visible)
-        pattern = torch.softmax(scores, dim=-1)
+        scores = query_scores(self.batch.at_query(q), read_keys, scoring=scoring, visible=masks.visible)
+        pattern = softmax(scores, sink)
         if final:
             z = rearrange(attended(pattern, read_values), "b kv g d -> b (kv g d)")
         else:
-            grid = causal_z(prompts.heads(q), keys, values, scale=attention.scale, window=attention.window)
+            grid = causal_z(prompts.heads(q), keys, values, scoring=scoring, window=attention.window)
             z = prompts.from_heads(grid)
         if not measured:
             return Carried(z, len(z), self.batch.origins.none()), None
-        delta = self._variants.of(scores, pattern, read_values, masks)
+        delta = self._variants.of(scores, pattern, read_values, masks, sink=sink)
         if self._cut_heads is not None:
             delta = delta * repeat(self._cut_heads[index], "h -> (h d)", d=self.decoder.heads.head_dim)
         variants = self.batch.variants

@@ -7,7 +7,7 @@ serves the baseline and all forks of all layers.
 Axes as in ``shifts``; ``r`` baseline row ``(b s)``, ``e`` residual channel; a bundle's rows are ``(f b n)``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from engine.kernels.causal import causal_z
-from engine.kernels.difference import Carried, carry_in_chunks
+from engine.kernels.difference import Carried
 from engine.kernels.masks import visible_keys
 from engine.kernels.shifts import Baseline, Hidden, Moved, shifted_z
-from engine.model.decoder import Layer
+from engine.model.layer import Layer
 from engine.sweeps.journey import Journey
 from engine.text.forks import Bundle
 
@@ -40,6 +40,8 @@ class Station:
     residual: Carried
     active: tuple[int, ...]
     """How many forks of each bundle have joined."""
+    head_results: Callable[[Float[Tensor, "n c"]], Float[Tensor, "n he"]]
+    """What each head adds to the stream, from rows of ``z``."""
 
 
 def travel(journey: Journey, *, last: int) -> Iterator[Station]:
@@ -65,62 +67,57 @@ class _Run:
         active = tuple(bundle.num_active(index) for bundle in journey.bundles)
         before = tuple(bundle.num_active(index - 1) for bundle in journey.bundles)
         if stream is None:
-            stream = self.journey.carried(journey.decoder.embed(rearrange(journey.token_ids, "b s -> (b s)")), before)
-        z = self._attend(index, stream, before, active)
-        attn = layer.attention.output.carry(z)
-        middle = self._added(stream, attn, before, active)
-        mlp = carry_in_chunks(layer.carry_mlp, middle, max_rows=journey.limits.rows)
-        return Station(index, z, attn, mlp, middle.with_rows(middle.rows + mlp.rows), active)
+            stream = journey.carried(self._embedded(before), before)
+        z = self._attend(index, layer, stream, before, active)
+        attn = layer.carry_attn(z)
+        entering = self._widened(stream, attn, before, active)
+        middle = attn.with_rows(attn.rows + entering.rows)
+        mlp = layer.carry_mlp(entering, middle, max_rows=journey.limits.rows)
+        return Station(index, z, attn, mlp, middle.with_rows(middle.rows + mlp.rows), active, layer.head_results)
 
-    def _added(self, stream: Carried, attn: Carried, before: Sequence[int], active: Sequence[int]) -> Carried:
-        """The stream with what attention adds; forks that join here had no difference yet."""
+    def _embedded(self, before: Sequence[int]) -> Float[Tensor, "r e"]:
+        """The baseline's first state; no fork has joined before the first layer."""
+        journey = self.journey
+        return journey.decoder.embed(rearrange(journey.token_ids, "b s -> (b s)"), journey.positions(before))
+
+    def _widened(self, stream: Carried, attn: Carried, before: Sequence[int], active: Sequence[int]) -> Carried:
+        """The stream with rows for the forks that join here, which had no difference yet."""
         if before == active:
-            return attn.with_rows(attn.rows + stream.rows)
+            return stream
         journey, old = self.journey, self.journey.bundled(stream.delta, before)
         bundles = zip(old, before, active, journey.sizes, strict=True)
         wide = [journey.widened(rows, joined, joining, size) for rows, joined, joining, size in bundles]
-        return attn.with_rows(attn.rows + torch.cat((stream.baseline, *wide)))
+        return attn.with_rows(torch.cat((stream.baseline, *wide)))
 
-    def _attend(self, index: int, stream: Carried, before: Sequence[int], active: Sequence[int]) -> Carried:
+    def _attend(
+        self, index: int, layer: Layer, stream: Carried, before: Sequence[int], active: Sequence[int]
+    ) -> Carried:
         """The head outputs of every row, as differences where a fork has joined."""
-        layer = self.journey.decoder.layers[index]
-        q, k, v = self._project(layer, stream, before)
+        rotaries = self.journey.decoder.rotaries(self.journey.positions(before), self.journey.num_positions)
+        q, k, v = layer.project_carried(stream, rotaries, max_rows=self.journey.limits.rows)
         s = self.journey.token_ids.shape[1]
         base = [rearrange(x[: stream.num_baseline], "(b s) h d -> b h s d", s=s) for x in (q, k, v)]
-        z = causal_z(*base, scale=layer.attention.scale, window=layer.attention.window)
+        z = causal_z(*base, scoring=layer.attention.scoring, window=layer.attention.window)
         deltas = [self.journey.bundled(x[stream.num_baseline :], before) for x in (q, k, v)]
         parts = [rearrange(z, "b h s d -> (b s) (h d)")]
         for place, bundle in enumerate(self.journey.bundles):
             if active[place]:
                 moved = [self.journey.grid(x[place], bundle, before[place], active[place]) for x in deltas]
-                parts += self._shifted(index, place, base, moved, active[place])
+                parts += self._shifted(index, layer, place, base, moved, active[place])
         return self.journey.carried(torch.cat(parts), active)
 
-    def _project(self, layer: Layer, stream: Carried, before: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of all rows, positions applied."""
-        attention, heads = layer.attention, layer.attention.heads
-        every = carry_in_chunks(
-            lambda part: attention.qkv.carry(layer.attn_norm.carry(part)), stream, max_rows=self.journey.limits.rows
-        ).rows
-        split = (heads.num_heads + heads.num_kv_heads, heads.num_kv_heads)
-        qk, v = rearrange(every, "n (h d) -> n h d", d=heads.head_dim).split(split, dim=1)
-        if attention.qk_norm is not None:
-            qk = attention.qk_norm.carry(stream.with_rows(qk)).rows
-        tables = self.journey.decoder.rotary(self.journey.positions(before), self.journey.num_positions)
-        return *attention.split(tables.rotate(qk)), v
-
     def _shifted(
-        self, index: int, place: int, base: Sequence[Tensor], moved: Sequence[Tensor], active: int
+        self, index: int, layer: Layer, place: int, base: Sequence[Tensor], moved: Sequence[Tensor], active: int
     ) -> Iterator[Float[Tensor, "fbn c"]]:
         """The head outputs' differences of one bundle, some forks at a time."""
-        attention, bundle = self.journey.decoder.layers[index].attention, self.journey.bundles[place]
+        attention, bundle = layer.attention, self.journey.bundles[place]
         q, k, v = base
         baseline = Baseline(
             q[:, :, bundle.start : bundle.stop],
             k[:, :, : bundle.stop],
             v[:, :, : bundle.stop],
             self._visible(bundle, attention.window),
-            attention.scale,
+            attention.scoring,
         )
         cells = q.shape[0] * q.shape[1] * bundle.num_positions * bundle.stop
         at_once = max(1, self.journey.limits.pattern_cells // cells)

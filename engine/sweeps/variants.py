@@ -32,16 +32,21 @@ class Variants:
         pattern: Float[Tensor, "b kv g k"],
         values: Float[Tensor, "b kv k d"],
         masks: Masks,
+        *,
+        sink: Float[Tensor, "kv g 1"] | None = None,
     ) -> Float[Tensor, "m c"]:
         """The variants' differences: one masked softmax for each, or a leave-one-out where single tokens are many."""
         if self.probe.intervention != "mask":
             return self.batch.variants.rows(self._replaced(pattern, values))
         if self.batch.variants.width > self.limits.masked_variants and self.batch.single_keys is not None:
-            return self.batch.variants.rows(self._left_out(scores, pattern, values, self.batch.single_keys))
+            return self.batch.variants.rows(self._left_out(scores, pattern, values, self.batch.single_keys, sink))
         at_once = max(1, self.limits.pattern_cells // scores.numel())
         hidden = self.batch.hidden.split(at_once, dim=2)
         blind = [None] * len(hidden) if masks.blind is None else masks.blind.split(at_once, dim=2)
-        parts = [z_difference(scores, pattern, values, hidden=h, blind=b) for h, b in zip(hidden, blind, strict=True)]
+        parts = [
+            z_difference(scores, pattern, values, hidden=h, blind=b, sink=sink)
+            for h, b in zip(hidden, blind, strict=True)
+        ]
         return self.batch.variants.rows(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
 
     def _replaced(
@@ -71,6 +76,7 @@ class Variants:
         pattern: Float[Tensor, "b kv g k"],
         values: Float[Tensor, "b kv k d"],
         keys: Int[Tensor, "b v"],
+        sink: Float[Tensor, "kv g 1"] | None,
     ) -> Float[Tensor, "b v c"]:
         """The differences of single hidden keys, some key/value heads at a time, to keep the sums in the caches."""
         b, kv, k, d = values.shape
@@ -78,7 +84,8 @@ class Variants:
         at_once = max(1, self.limits.pattern_cells * kv // (scores.numel() * d))
         for start in range(0, kv, at_once):
             part = slice(start, start + at_once)
-            some = leave_one_out(scores[:, part], pattern[:, part], values[:, part])
+            own_sink = None if sink is None else sink[part]
+            some = leave_one_out(scores[:, part], pattern[:, part], values[:, part], sink=own_sink)
             delta[:, :, part] = rearrange(some, "b k (kv c) -> b k kv c", c=delta.shape[3])
         flat = rearrange(delta, "b k kv c -> b k (kv c)")
         if self.batch.every_key:

@@ -7,11 +7,12 @@ from engine.model.families.family import Family
 
 def attention_biases(config: Any) -> tuple[str, ...]:
     """All projections of the attention have a bias, or none."""
-    return ("query", "key", "value", "output") if config.attention_bias else ()
+    return ("qkv", "output") if config.attention_bias else ()
 
 
-def _biased(config: Any) -> tuple[str, ...]:
-    return attention_biases(config) + (("gate", "up", "down") if config.mlp_bias else ())
+def all_biases(config: Any) -> tuple[str, ...]:
+    """Attention and MLP have biases by two switches."""
+    return attention_biases(config) + (("gate_up", "down") if config.mlp_bias else ())
 
 
-LLAMA = Family(model_type="llama", architecture="LlamaForCausalLM", config="LlamaConfig", biased=_biased)
+LLAMA = Family(model_type="llama", architecture="LlamaForCausalLM", config="LlamaConfig", biased=all_biases)

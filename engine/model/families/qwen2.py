@@ -6,6 +6,6 @@ QWEN2 = Family(
     model_type="qwen2",
     architecture="Qwen2ForCausalLM",
     config="Qwen2Config",
-    biased=lambda config: ("query", "key", "value"),
+    biased=lambda config: ("qkv",),
     window=window_by_layer_type,
 )
