@@ -59,7 +59,7 @@ def write_checkpoint(
     )
     config.save_pretrained(folder)
     shards = list(_shards(list(_planned(shape, tied=tied)), shard_bytes // kind.itemsize))
-    places = {}
+    places: dict[str, str] = {}
     for number, tensors in enumerate(shards, 1):
         file = folder / f"model-{number:05}-of-{len(shards):05}.safetensors"
         places |= {tensor.name: file.name for tensor in tensors}

@@ -100,7 +100,7 @@ class AttentionMasker:
         layer by layer: memory holds two layers, and the numbers are the same. ``device_map="auto"`` lays the layers out
         over all devices there are (with accelerate). Raises ``ModelError`` and ``DeviceError``.
         """
-        masker = cls(*load_decoder(model, device=device, dtype=dtype, stream=stream, device_map=device_map))
+        masker = cls(*load_decoder(model, device=device, dtype=dtype, stream=stream))
         name, kind = None if model is None else str(model), str(dtype).removeprefix("torch.")
         masker._source = Source(name, str(device), kind, stream, device_map)
         return masker
@@ -271,7 +271,7 @@ class AttentionMasker:
         replace the masker's own; a model that the user holds keeps its weights, so memory must allow a copy.
         """
         first, self._runs = self._runs == 0 and not again, self._runs + 1
-        if first or self._settled or self.decoder.device.type != "cpu":
+        if first or self._settled or self.decoder.is_streamed or self.decoder.device.type != "cpu":
             return
         self._settled = True
         if CACHED_BYTES < self.decoder.weight_bytes < free_host_bytes():

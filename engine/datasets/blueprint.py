@@ -113,7 +113,7 @@ def draw(
     on_cpu = decoder.device.type == "cpu"
     kernel = {
         "product": cpu_product() if on_cpu else "torch",
-        "packed": any(weight.is_mkldnn for projection in decoder.projections() for weight in projection.weights),
+        "packed": decoder.is_packed,
         "rows_per_pass": Schedule(decoder).rows,
     }
     return Blueprint(model, settings, kernel, source)

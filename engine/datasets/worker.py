@@ -59,14 +59,14 @@ class Worker:
 
         if order.threads is not None:
             torch.set_num_threads(order.threads)
-        place: dict[str, Any] = {"device": order.device, "stream": order.stream, "device_map": order.device_map}
+        place: dict[str, Any] = {"device": order.device, "stream": order.stream}
         decoder, tokenizer = load_decoder(order.model, dtype=order.dtype, **place)
         if order.fingerprint not in (None, fingerprint(decoder)):
             raise ModelError(
                 f"{order.model!r} is another model here than where the run began; give every worker the same"
             )
         with keeping_to(order.product), torch.inference_mode():
-            if order.packed:
+            if order.packed and not order.stream:
                 decoder.pack()
         return cls(order, Measuring(decoder, tokenizer))
 

@@ -3,24 +3,32 @@
 Memory that was used before takes a file's bytes three times as fast as fresh pages do.
 """
 
+import math
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from queue import Empty, SimpleQueue
-from typing import Protocol
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from engine.model.tensors import StoredTensor, Unwanted
 
+try:
+    import resource
+except ImportError:  # there is none on Windows
+    resource = None  # type: ignore[assignment]
+
 ALIGNMENT = 512
 """Bytes. torch's allocators keep to 64 in the machine's memory and to 512 on CUDA, and kernels may depend on it."""
 WAIT_S = 0.01
 """Between two looks whether a block that nobody gives back is still wanted, or wanted at once."""
+SECTOR_BYTES = 512
+"""The unit in which the system counts what is read from disks, whatever their own is."""
+LEAST_FROM_DISK = 1 / 16
+"""Share of a shelf; less is the file's rim."""
 
 
 class Request:
@@ -35,14 +43,13 @@ class Request:
 class Shelf:
     """Tensors that are read together, each in the dtype that it is wanted in, and where they lie in a block."""
 
-    def __init__(self, tensors: Mapping[str, StoredTensor], dtype_of: Callable[[StoredTensor], torch.dtype]) -> None:
+    def __init__(self, tensors: Mapping[str, StoredTensor], dtypes: Mapping[str, torch.dtype]) -> None:
         self.tensors = tensors
         self._places: dict[str, tuple[int, int, torch.dtype]] = {}
         self.num_bytes = 0
         for name, stored in tensors.items():
-            dtype = dtype_of(stored)
-            stop = self.num_bytes + dtype.itemsize * int(np.prod(stored.shape, dtype=np.int64))
-            self._places[name] = self.num_bytes, stop, dtype
+            stop = self.num_bytes + dtypes[name].itemsize * math.prod(stored.shape)
+            self._places[name] = self.num_bytes, stop, dtypes[name]
             self.num_bytes = -(-stop // ALIGNMENT) * ALIGNMENT
 
     def views(self, block: UInt8[Tensor, " n"]) -> dict[str, Tensor]:
@@ -52,33 +59,30 @@ class Shelf:
         return {name: cells.reshape(self.tensors[name].shape) for name, cells in flat.items()}
 
 
-class Blocks(Protocol):
-    """Where shelves are read to, by a thread of its own."""
-
-    def scope(self) -> AbstractContextManager[object]:
-        """Whoever will use the tensors asks for it; the thread that reads them enters it."""
-        ...
-
-    def filled(self, shelf: Shelf, request: Request) -> dict[str, Tensor]:
-        """The tensors of a shelf. Raises ``Unwanted`` soon after the request is dropped."""
-        ...
-
-
 class HostBlocks:
-    """Two blocks in the machine's memory; another only where somebody waits for the next and holds on to both."""
+    """Two blocks in the machine's memory; another only where somebody waits for the next and holds on to both.
+
+    ``reads_ahead`` says whether reading before the time pays: where files lie in the system's cache it is work for the
+    processor, which computes meanwhile, and the thread that it takes from a product holds up all the others.
+    """
 
     def __init__(self, num_bytes: int, *, count: int = 2) -> None:
         self._num_bytes, self._count, self._made = num_bytes, count, 0
+        self.reads_ahead = True
         # Its put may interrupt anything, even another put: it is called when a tensor dies.
         self._free: SimpleQueue[UInt8[Tensor, " n"]] = SimpleQueue()
 
     def scope(self) -> AbstractContextManager[object]:
+        """Whoever will use the tensors asks for it; the thread that reads them enters it."""
         return nullcontext()
 
     def filled(self, shelf: Shelf, request: Request) -> dict[str, Tensor]:
-        found = shelf.views(self._lent(request))
+        """The tensors of a shelf. Raises ``Unwanted`` soon after the request is dropped, and as ``StoredTensor``."""
+        found, before = shelf.views(self._lent(request)), _bytes_from_disk()
         for name, cells in found.items():
             shelf.tensors[name].fill(cells, unwanted=request.is_dropped)
+        if before is not None:
+            self.reads_ahead = (_bytes_from_disk() or 0) - before > LEAST_FROM_DISK * shelf.num_bytes
         return found
 
     def _lent(self, request: Request) -> UInt8[Tensor, " n"]:
@@ -90,11 +94,12 @@ class HostBlocks:
 
     def _next(self, request: Request) -> UInt8[Tensor, " n"]:
         while self._made >= self._count:
+            at_once = request.is_urgent()
             with suppress(Empty):
-                return self._free.get(timeout=WAIT_S)
+                return self._free.get(block=not at_once, timeout=WAIT_S)
             if request.is_dropped():
                 raise Unwanted
-            if request.is_urgent():
+            if at_once:
                 break
         self._made += 1
         return torch.empty(self._num_bytes, dtype=torch.uint8)
@@ -113,6 +118,8 @@ class DeviceBlocks:
     device computes. The thread that reads waits for the copies; the one that uses them never does.
     """
 
+    reads_ahead = True
+
     def __init__(self, num_bytes: int, device: torch.device) -> None:
         self._device, self._on_cuda = device, device.type == "cuda"
         self._num_bytes = num_bytes
@@ -124,6 +131,7 @@ class DeviceBlocks:
         return torch.cuda.stream(torch.cuda.current_stream(self._device)) if self._on_cuda else nullcontext()
 
     def filled(self, shelf: Shelf, request: Request) -> dict[str, Tensor]:
+        """As ``HostBlocks`` does it."""
         if self._staging is None:
             self._staging = torch.empty(self._num_bytes, dtype=torch.uint8, pin_memory=self._on_cuda)
         here = shelf.views(self._staging)
@@ -139,6 +147,16 @@ class DeviceBlocks:
             if self._copies is not None:
                 self._copies.synchronize()
         return there
+
+
+def _bytes_from_disk() -> int | None:
+    """What this thread has had to read from a disk so far; None where the system does not tell."""
+    if resource is None or not hasattr(resource, "RUSAGE_THREAD"):
+        return None
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_inblock * SECTOR_BYTES
+
+
+Blocks = HostBlocks | DeviceBlocks
 
 
 def blocks_on(device: torch.device, num_bytes: int) -> Blocks:

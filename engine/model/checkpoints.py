@@ -18,9 +18,10 @@ from engine.kernels.split import splits
 from engine.model.angles import configured_ropes
 from engine.model.assembly import WORKING_DTYPE, assemble, configured_constants
 from engine.model.decoder import Decoder
-from engine.model.devices import keep_freed_memory, memory_errors, resolve_device, resolve_dtype
+from engine.model.devices import keep_freed_memory, memory_errors, resolve_device, resolve_dtype, trim_memory
 from engine.model.families import FAMILIES, Family
 from engine.model.sources import find_folder, quiet
+from engine.model.streamed import assemble_streamed
 from engine.model.tensors import DTYPES, StoredTensor, stored_tensors
 from engine.model.weights import Weights, find_weights
 
@@ -55,13 +56,18 @@ class Checkpoint:
 
 
 def load_decoder(
-    name: str | Path | None, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "float32"
+    name: str | Path | None,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "float32",
+    stream: bool = False,
 ) -> tuple[Decoder, Any]:
     """The decoder in ``dtype`` on ``device``, and its tokenizer (None when the folder has none).
 
     ``name`` is a local folder or a hub id; None is the embedded model. Memory holds the weights and one tensor more at
-    most. Raises ``ModelError`` when there is no such model, when it is of an unsupported family, or when its files are
-    broken, incomplete, pickled or quantised; ``DeviceError`` for the device and the dtype.
+    most; with ``stream`` the weights stay in their files, and a pass reads them. Raises ``ModelError`` when there is no
+    such model, when it is of an unsupported family, or when its files are broken, incomplete, pickled or quantised;
+    ``DeviceError`` for the device and the dtype.
     """
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
@@ -70,8 +76,11 @@ def load_decoder(
     with quiet():
         checkpoint = open_checkpoint(name)
         with memory_errors(place):
-            decoder = build_decoder(checkpoint, kind, place)
-        return decoder, checkpoint.tokenizer()
+            decoder = build_decoder(checkpoint, kind, place, stream=stream)
+        tokenizer = checkpoint.tokenizer()
+    if stream:
+        trim_memory()  # a tokenizer of many words leaves 70 MB behind, as much as a layer takes
+    return decoder, tokenizer
 
 
 def load_model(
@@ -107,14 +116,16 @@ def open_checkpoint(name: str | Path | None) -> Checkpoint:
     return Checkpoint(source, folder, family, config, find_weights(family, config, stored_tensors(folder), source))
 
 
-def build_decoder(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Decoder:
+def build_decoder(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, *, stream: bool = False) -> Decoder:
     """The decoder of a checkpoint. Raises ``ModelError`` for damaged files and for what the config asks in vain."""
     family, config = checkpoint.family, checkpoint.config
     ropes = configured_ropes(family, config, WORKING_DTYPE[dtype], device)
     split = splits(device, stored=checkpoint.matrix_dtype, asked=dtype)
     weights = Weights(checkpoint.tensors, torch.bfloat16 if split else dtype, dtype, device)
-    constants = configured_constants(family, config)
-    decoder = assemble(family, config, weights, constants=constants, ropes=ropes, name=checkpoint.source)
+    given: Any = {"constants": configured_constants(family, config), "ropes": ropes, "name": checkpoint.source}
+    if stream:
+        return assemble_streamed(family, config, weights, split=split, **given)
+    decoder = assemble(family, config, weights, **given)
     if split:
         decoder.split_products()
     if device.type != "cpu":  # a CPU joins them when it packs them, and only if the decoder is used again
@@ -137,7 +148,8 @@ def _config(source: str, folder: Path) -> tuple[Family, Any]:
             f"the architecture {model_type!r} of {source!r} is not supported; supported are {', '.join(FAMILIES)}"
         )
     if raw.get("quantization_config"):
-        raise ModelError(f"{source!r} is quantised, which is not supported; give the unquantised checkpoint")
+        method = raw["quantization_config"].get("quant_method", "by an unnamed method")
+        raise ModelError(f"{source!r} is quantised ({method}), which is not supported; give the unquantised checkpoint")
     try:
         return family, getattr(transformers, family.config).from_dict(raw)
     except Exception as error:

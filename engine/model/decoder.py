@@ -14,8 +14,9 @@ from torch import Tensor
 from engine.kernels.norms import Norm
 from engine.kernels.projection import Projection
 from engine.kernels.rotary import Rotaries, rotary_tables
-from engine.model.ends import Embedding, Unembedding
+from engine.model.ends import Embedding, StoredEmbedding, Unembedding
 from engine.model.layer import Heads, Layer
+from engine.model.streaming import Streamed
 
 Rope = Callable[[int], tuple[Float[Tensor, "s d"], Float[Tensor, "s d"]]]
 """Prompt length -> cosines and sines."""
@@ -37,7 +38,7 @@ class Decoder:
     """
 
     name: str
-    embedding: Embedding
+    embedding: Embedding | StoredEmbedding
     layers: Sequence[Layer]
     sights: tuple[Sight, ...]
     final_norm: Norm
@@ -73,6 +74,17 @@ class Decoder:
             yield from layer.projections()
 
     @property
+    def is_streamed(self) -> bool:
+        """Whether the weights are in files, and every pass reads them."""
+        return isinstance(self.layers, Streamed)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether weights were laid out for this machine's kernel; those of files never are."""
+        weights = (weight for projection in self.projections() for weight in projection.weights)
+        return not self.is_streamed and any(weight.is_mkldnn for weight in weights)
+
+    @property
     def weight_bytes(self) -> int:
         """Size of the layers' weight matrices."""
         return sum(weight.nbytes for projection in self.projections() for weight in projection.weights)
@@ -94,6 +106,7 @@ class Decoder:
         Everything else is wide already: the stream, the norms, the biases and the embedding's rows.
         """
         assert self.dtype == torch.float32
+        assert isinstance(self.unembedding.projection, Projection)
         for projection in (*self.projections(), self.unembedding.projection):
             projection.split = True
 

@@ -21,9 +21,9 @@ class Streamed(Sequence[Part]):
     """Parts of a model (its layers, say), each read when it is asked for, and the next one ahead of time.
 
     They are cheap when each is asked for once, in their order. A slice tells where a pass ends: nothing beyond it is
-    read, and from the second pass on its first part is read again at its end. Whoever holds on to a part keeps it
-    whole. Asking raises ``ModelError`` when a file is gone or is not what it was. ``make`` turns the tensors of a shelf
-    into its part.
+    read, and from the second pass on its first part is read again at its end. Whether the next part is read ahead of
+    time at all is for the ``blocks`` to say. Whoever holds on to a part keeps it whole. Asking raises ``ModelError``
+    when a file is gone or is not what it was. ``make`` turns the tensors of a shelf into its part.
     """
 
     def __init__(
@@ -52,7 +52,8 @@ class Streamed(Sequence[Part]):
         with self._turn:
             reading, self._ahead = self._reading(index), None
             part = reading.result()
-            if (following := self._following(index, journey)) is not None:
+            following = self._following(index, journey)
+            if following is not None and self._blocks.reads_ahead:
                 self._ahead = following, self._begun(following)
             return part
 

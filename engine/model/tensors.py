@@ -56,8 +56,14 @@ class StoredTensor:
                 _fill(_bytes(row), stream)
         return found
 
-    def fill(self, target: Tensor, *, first: int = 0, unwanted: Callable[[], bool] = lambda: False) -> None:
-        """Read the cells from ``first`` on into ``target``, contiguous and in the machine's memory, in its dtype.
+    def part(self, first: int, last: int) -> "StoredTensor":
+        """The rows of the first axis from ``first`` to before ``last``."""
+        row_bytes, shape = self.num_bytes // max(1, self.shape[0]), (last - first, *self.shape[1:])
+        start, num_bytes = self.start + first * row_bytes, (last - first) * row_bytes
+        return StoredTensor(self.file, self.dtype, shape, start, num_bytes, self.edition)
+
+    def fill(self, target: Tensor, *, unwanted: Callable[[], bool] = lambda: False) -> None:
+        """Read the cells into ``target``, contiguous and in the machine's memory, in its dtype.
 
         Raises as ``read``, and ``Unwanted`` soon after ``unwanted`` says so.
         """
@@ -66,7 +72,7 @@ class StoredTensor:
         step = (READ_BYTES if plain else CAST_BYTES) // dtype.itemsize
         scratch = cells[:0] if plain else torch.empty(min(step, len(cells)), dtype=dtype)
         with self._opened() as stream:
-            stream.seek(self.start + first * dtype.itemsize)
+            stream.seek(self.start)
             for part in cells.split(step) if len(cells) else ():
                 if unwanted():
                     raise Unwanted

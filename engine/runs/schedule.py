@@ -12,6 +12,8 @@ from engine.runs.jobs import Job
 
 MOST_ROWS = {"cpu": 1 << 10, "cuda": 1 << 15}
 """Rows beyond which more at once gain nothing: a processor's products are at their best with a few hundred."""
+STREAMED_ROWS = 1 << 14
+"""Rows of a pass that reads all weights: what reading costs is shared by many."""
 CACHED_CELLS = 1 << 19
 """Of a small model a processor takes more rows at once, as long as their residual stream stays in its caches: there the
 calls cost more than the arithmetic."""
@@ -101,6 +103,8 @@ class Schedule:
 
 
 def _most_rows(decoder: Decoder) -> int:
+    if decoder.is_streamed:
+        return STREAMED_ROWS
     if decoder.device.type != "cpu":
         return MOST_ROWS.get(decoder.device.type, MOST_ROWS["cpu"])
     in_cache = CACHED_CELLS // decoder.hidden_size

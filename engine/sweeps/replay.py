@@ -83,7 +83,7 @@ class Replay:
         """Drop what belongs to another decoder."""
         self._forget()
         self.refused.clear()
-        on_cuda = decoder.device.type == "cuda"
+        on_cuda = decoder.device.type == "cuda" and not decoder.is_streamed  # whose weights lie elsewhere every time
         self._recorder = self._given or (CudaRecorder(decoder.device) if on_cuda else None)
         self._decoder = decoder
 

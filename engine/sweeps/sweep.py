@@ -47,9 +47,9 @@ def sweep(
     rotaries = decoder.rotaries(batch.positions, batch.prompts.width)
     run = _Run(decoder, batch, rotaries, limits or Limits(), probe or Probe())
     last = len(decoder.layers) - 1 if to_end else max(layers)
-    residual = decoder.embed(batch.token_ids, batch.positions)
+    residual, passing = decoder.embed(batch.token_ids, batch.positions), decoder.layers[: last + 1]
     for index in range(last + 1):
-        readout = run.layer(index, residual, measured=index in layers, final=index == last)
+        readout = run.layer(index, passing[index], residual, measured=index in layers, final=index == last)
         residual = readout.residual
         yield readout
 
@@ -66,12 +66,14 @@ class _Run:
     masks: dict[int | None, Masks] = field(default_factory=dict)
     copies: dict[tuple[int | None, bool], MaskedCopies] = field(default_factory=dict)
 
-    def layer(self, index: int, residual: Float[Tensor, "r e"], *, measured: bool, final: bool) -> Readout:
+    def layer(
+        self, index: int, layer: Layer, residual: Float[Tensor, "r e"], *, measured: bool, final: bool
+    ) -> Readout:
         """One layer; ``final`` drops the rows that nothing reads, all but the queries'.
 
         Full is what attention and MLP add together; no two streams are subtracted.
         """
-        layer, batch = self.decoder.layers[index], self.batch
+        batch = self.batch
         z, masses = self._attend(index, layer, residual, measured=measured, final=final)
         attn_out = layer.carry_attn(z)
         added, attn_delta = attn_out.split(attn_out.rows)

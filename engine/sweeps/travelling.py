@@ -46,10 +46,10 @@ class Station:
 
 def travel(journey: Journey, *, last: int) -> Iterator[Station]:
     """Run the layers 0 to ``last`` and yield what each shows. The caller decides on inference mode."""
-    run = _Run(journey)
+    run, passing = _Run(journey), journey.decoder.layers[: last + 1]
     stream: Carried | None = None
     for index in range(last + 1):
-        station = run.layer(index, stream)
+        station = run.layer(index, passing[index], stream)
         stream = station.residual
         yield station
         del station  # Whoever wants more of it than the stream has taken it.
@@ -61,9 +61,9 @@ class _Run:
 
     journey: Journey
 
-    def layer(self, index: int, stream: Carried | None) -> Station:
+    def layer(self, index: int, layer: Layer, stream: Carried | None) -> Station:
         """One layer; before the first there is no stream but the embedding."""
-        journey, layer = self.journey, self.journey.decoder.layers[index]
+        journey = self.journey
         active = tuple(bundle.num_active(index) for bundle in journey.bundles)
         before = tuple(bundle.num_active(index - 1) for bundle in journey.bundles)
         if stream is None:
