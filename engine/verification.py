@@ -4,7 +4,6 @@ The reference takes the stream that enters the layer from transformers' own forw
 runs it twice, with and without a column of -inf in its 4-D mask. It shares no code with the engine.
 """
 
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -124,14 +123,21 @@ def stream_entering(model: Any, token_ids: tuple[int, ...], layer: int) -> Float
 
 
 class ReferenceLayer:
-    """A float64 copy of one unmodified layer on the CPU, read at the final position by a hook on its projection."""
+    """A float64 copy of one unmodified layer on the CPU, read at the final position by hooks on its projection and on
+    the norm behind it, if there is one.
+    """
 
     def __init__(self, model: Any, family: Family, layer: int) -> None:
+        config = model.config
         self._layer = deepcopy(model.get_submodule(family.layers)[layer]).cpu().double()
-        self._rotary: Callable[..., Any] = deepcopy(model.get_submodule(family.rotary)).cpu()
-        self._window = family.window(model.config, layer)
-        self._num_heads = model.config.num_attention_heads
+        self._rotary = None if family.rotary is None else deepcopy(model.get_submodule(family.rotary)).cpu()
+        rope = family.rope_of(config, layer)
+        self._kind = {"layer_type": rope} if rope and rope in config.rope_parameters else {}
+        self._window = family.window(config, layer)
+        self._num_heads = config.num_attention_heads
+        self._multiplier = family.multiplier(config)
         self._output = self._layer.get_submodule(family.output)
+        self._behind = self._layer.get_submodule(family.attn_post_norm or family.output)
 
     @torch.inference_mode()
     def sites(
@@ -139,15 +145,25 @@ class ReferenceLayer:
     ) -> tuple[Float[Tensor, "1 e"], Float[Tensor, "1 e"], Float[Tensor, "h d"]]:
         """Full, Attn and the heads' outputs at the final position, with key ``hidden`` cut from every query."""
         read: list[Tensor] = []
-        hook = self._output.register_forward_hook(lambda _, inputs, out: read.extend((inputs[0], out)))
+        hooks = (
+            self._output.register_forward_hook(lambda _, inputs, out: read.append(inputs[0])),
+            self._behind.register_forward_hook(lambda _, inputs, out: read.append(out)),
+        )
         stream = entering.double()
         positions = torch.arange(stream.shape[1], device=stream.device)[None]
-        tables = tuple(table.double() for table in self._rotary(entering, positions))
+        tables = self._tables(entering, positions)
         mask = self._mask(stream, hidden)
         leaving = self._layer(stream, attention_mask=mask, position_embeddings=tables, position_ids=positions)
-        hook.remove()
-        z, attn_out = read
+        for hook in hooks:
+            hook.remove()
+        z, attn_out = read[0], read[1] * self._multiplier
         return (leaving - stream)[:, -1], attn_out[:, -1], rearrange(z[0, -1], "(h d) -> h d", h=self._num_heads)
+
+    def _tables(self, entering: Float[Tensor, "1 s e"], positions: Tensor) -> tuple[Tensor, ...]:
+        """The rotary tables as transformers makes them; none where the family has none."""
+        if self._rotary is None:
+            return ()
+        return tuple(table.double() for table in self._rotary(entering, positions, **self._kind))
 
     def _mask(self, stream: Float[Tensor, "1 s e"], hidden: int | None) -> Float[Tensor, "1 1 s s"]:
         """0 where a query may attend, -inf elsewhere: causal, sliding window, and the whole column ``hidden``."""

@@ -81,7 +81,7 @@ def test_direct_loading_equals_transformers(case, dtype, tmp_path):
 def test_rotary_tables_equal_those_of_the_family(family, rope):
     if family.model_type == "phi3" and rope != ROPES[0]:
         pytest.skip("Phi-3's config takes the default rope, and longrope for heads of another size")
-    by_layer = family.model_type == "gemma3_text"
+    by_layer = family.model_type in ("gemma3_text", "olmo3")
     whole = dict(rope, partial_rotary_factor=1.0)
     ropes = {"full_attention": whole, "sliding_attention": ROPES[0]} if by_layer else whole
     config = getattr(transformers, family.config)(**BASE, rope_parameters=ropes)

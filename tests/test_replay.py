@@ -170,8 +170,8 @@ def test_a_recording_with_something_of_its_prompt_in_it_is_refused(monkeypatch):
     masker = taping(build(BY_NAME["qwen3"]))
     embed, seen = Decoder.embed, {}
 
-    def baked(self, ids):
-        return seen.setdefault("rows", embed(self, ids)) if "on" in seen else embed(self, ids)
+    def baked(self, ids, positions):
+        return seen.setdefault("rows", embed(self, ids, positions)) if "on" in seen else embed(self, ids, positions)
 
     monkeypatch.setattr(Decoder, "embed", baked)
     record = TapeRecorder.record

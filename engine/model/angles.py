@@ -76,10 +76,9 @@ def _module_rope(
     @lru_cache(maxsize=8)
     def tables(num_positions: int) -> tuple[Float[Tensor, "s d"], Float[Tensor, "s d"]]:
         positions = torch.arange(num_positions, device=device)[None]
-        cos, sin = copy.deepcopy(pristine)(torch.empty(0, dtype=dtype, device=device), positions, **of_kind)
-        if family.half_tables:
-            return torch.cat((cos[0], cos[0]), dim=-1), torch.cat((sin[0], sin[0]), dim=-1)
-        return cos[0], sin[0]
+        pair = copy.deepcopy(pristine)(torch.empty(0, dtype=dtype, device=device), positions, **of_kind)
+        cos, sin = (table[0].to(dtype) for table in pair)
+        return (torch.cat((cos, cos), -1), torch.cat((sin, sin), -1)) if family.half_tables else (cos, sin)
 
     return tables
 

@@ -25,6 +25,8 @@ from engine.model.streamed import assemble_streamed
 from engine.model.tensors import DTYPES, StoredTensor, stored_tensors
 from engine.model.weights import Weights, find_weights
 
+PLAIN = {"attn_implementation": "eager", "experts_implementation": "eager"}
+"""The forms of transformers' layers that know every family's soft caps and sinks, and run in float64."""
 LOCAL = {"trust_remote_code": False, "local_files_only": True}
 
 
@@ -94,7 +96,9 @@ def load_model(
         architecture = getattr(transformers, checkpoint.family.architecture)
         with memory_errors(place):
             try:
-                model = architecture.from_pretrained(checkpoint.folder, dtype=kind, use_safetensors=True, **LOCAL)
+                model = architecture.from_pretrained(
+                    checkpoint.folder, dtype=kind, use_safetensors=True, **PLAIN, **LOCAL
+                )
             except Exception as error:
                 if isinstance(error, torch.OutOfMemoryError | MemoryError):
                     raise

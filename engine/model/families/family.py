@@ -47,6 +47,16 @@ def one_rope(config: Any) -> dict[str, dict[str, Any]]:
     return {"default": config.rope_parameters}
 
 
+def ropes_by_layer_type(config: Any) -> dict[str, dict[str, Any]]:
+    """One rope for full attention, and one for sliding windows."""
+    return {kind: config.rope_parameters[kind] for kind in sorted(set(config.layer_types))}
+
+
+def rope_by_layer_type(config: Any, layer: int) -> str:
+    """The rope of that kind of layer."""
+    return config.layer_types[layer]
+
+
 def scale_by_size(config: Any, layer: int) -> float:
     """1 / √d, as in Vaswani et al. 2017, arXiv 1706.03762."""
     return head_dim(config) ** -0.5

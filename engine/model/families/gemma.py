@@ -7,7 +7,7 @@ in turns. Gemma 3 norms queries and keys instead of capping scores, and turns th
 from dataclasses import replace
 from typing import Any
 
-from engine.model.families.family import Family, window_by_layer_type
+from engine.model.families.family import Family, rope_by_layer_type, ropes_by_layer_type, window_by_layer_type
 from engine.model.families.llama import attention_biases
 
 
@@ -48,6 +48,6 @@ GEMMA3 = replace(
     query_norm="self_attn.q_norm",
     key_norm="self_attn.k_norm",
     soft_cap=lambda config: None,  # The config has the field; the model does not use it.
-    ropes=lambda config: {kind: config.rope_parameters[kind] for kind in sorted(set(config.layer_types))},
-    rope_of=lambda config, layer: config.layer_types[layer],
+    ropes=ropes_by_layer_type,
+    rope_of=rope_by_layer_type,
 )
