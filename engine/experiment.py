@@ -100,7 +100,7 @@ class AttentionMasker:
         layer by layer: memory holds two layers, and the numbers are the same. ``device_map="auto"`` lays the layers out
         over all devices there are (with accelerate). Raises ``ModelError`` and ``DeviceError``.
         """
-        masker = cls(*load_decoder(model, device=device, dtype=dtype, stream=stream))
+        masker = cls(*load_decoder(model, device=device, dtype=dtype, stream=stream, device_map=device_map))
         name, kind = None if model is None else str(model), str(dtype).removeprefix("torch.")
         masker._source = Source(name, str(device), kind, stream, device_map)
         return masker

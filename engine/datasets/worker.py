@@ -59,7 +59,7 @@ class Worker:
 
         if order.threads is not None:
             torch.set_num_threads(order.threads)
-        place: dict[str, Any] = {"device": order.device, "stream": order.stream}
+        place: dict[str, Any] = {"device": order.device, "stream": order.stream, "device_map": order.device_map}
         decoder, tokenizer = load_decoder(order.model, dtype=order.dtype, **place)
         if order.fingerprint not in (None, fingerprint(decoder)):
             raise ModelError(

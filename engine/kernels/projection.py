@@ -70,6 +70,10 @@ class Projection:
         return torch.cat([F.linear(rows.double(), _dense(weight).double()) for weight in self.weights], dim=1)
 
     @property
+    def device(self) -> torch.device:
+        return self.weights[0].device
+
+    @property
     def num_cells(self) -> int:
         return sum(weight.numel() for weight in self.weights)
 

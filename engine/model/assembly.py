@@ -106,7 +106,7 @@ def decoder_of(
         embedding=embedding,
         layers=layers,
         sights=sights(family, config),
-        final_norm=parts.norm(family.final_norm),
+        final_norm=parts.norm(family.final_norm).to(projection.device),  # tiny, and read before it
         unembedding=Unembedding(projection, family.logits_scale(config), family.logits_cap(config)),
         ropes=ropes,
         heads=parts.heads,

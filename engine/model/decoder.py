@@ -5,7 +5,8 @@ channel, ``h`` head, ``kv`` key/value head, ``g`` query head in its kv group, ``
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import torch
 from jaxtyping import Float, Int
@@ -73,6 +74,24 @@ class Decoder:
         for layer in self.layers:
             yield from layer.projections()
 
+    @cached_property
+    def places(self) -> tuple[torch.device, ...]:
+        """Where each layer computes."""
+        if self.is_streamed:
+            return (self.device,) * len(self.layers)
+        return tuple(layer.device for layer in self.layers)
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Every device that holds a part of it, each once; the first is where a pass begins."""
+        return tuple(dict.fromkeys((self.device, *self.places, self.unembedding.device)))
+
+    def seen_from(self, device: torch.device) -> "Decoder":
+        """The same decoder for those of its layers that compute on ``device``."""
+        if device == self.device:
+            return self
+        return replace(self, device=device, ropes={name: _moved(rope, device) for name, rope in self.ropes.items()})
+
     @property
     def is_streamed(self) -> bool:
         """Whether the weights are in files, and every pass reads them."""
@@ -112,4 +131,15 @@ class Decoder:
 
     def logits(self, residual: Float[Tensor, "r e"]) -> Float[Tensor, "r c"]:
         """Next-token logits from the stream that leaves the last layer."""
-        return self.unembedding(self.final_norm(residual))
+        return self.unembedding(self.final_norm(residual.to(self.unembedding.device)))
+
+
+def _moved(rope: Rope, device: torch.device) -> Rope:
+    """The same tables on another device."""
+
+    @lru_cache(maxsize=8)
+    def tables(num_positions: int) -> tuple[Float[Tensor, "s d"], Float[Tensor, "s d"]]:
+        cos, sin = rope(num_positions)
+        return cos.to(device), sin.to(device)
+
+    return tables

@@ -74,6 +74,11 @@ class Unembedding:
     scale: float = 1.0
     soft_cap: float | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the logits are made."""
+        return self.projection.device
+
     def __call__(self, hidden: Float[Tensor, "n e"]) -> Float[Tensor, "n c"]:
         return bent(self.scaled(self.projection(hidden)), self.soft_cap)
 

@@ -73,6 +73,10 @@ class StoredProjection:
         return self.table.dtype
 
     @property
+    def device(self) -> torch.device:
+        return self.table.device
+
+    @property
     def num_cells(self) -> int:
         height, width = self.table.stored.shape
         return height * width

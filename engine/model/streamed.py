@@ -40,6 +40,7 @@ def assemble_streamed(
     memory. ``split``: see ``Projection``.
     """
     require_supported(family, config, constants, name)
+    weights = replace(weights, device=torch.empty(0, device=weights.device).device)  # with its index
     parts = parts_of(family, config, weights, constants, WORKING_DTYPE[weights.dtype])
 
     def layer(index: int, found: Mapping[str, Tensor]) -> Layer:

@@ -52,6 +52,8 @@ def answers(decoder: Decoder, stream: Carried, *, targets: Int[Tensor, " u"], re
     """Read the stream that leaves the last layer. ``targets``: the token to score after each baseline row; -1 is its
     most probable one.
     """
+    home, there = targets.device, decoder.unembedding.device
+    stream, targets = stream.to(there), targets.to(there)
     wide = torch.float32 if stream.rows.device.type == "mps" else torch.float64
     hidden = decoder.final_norm.to(wide).carry(stream.with_rows(_wide(stream.rows)))
     base, delta = hidden.split(hidden.rows)
@@ -66,7 +68,8 @@ def answers(decoder: Decoder, stream: Carried, *, targets: Int[Tensor, " u"], re
         for rows, of in _reads_of(stream.origins, start, start + len(some.scored)):
             kl[rows], change[rows], top[rows] = some.read(decoder, delta.index_select(0, rows), of)
     found = rearrange(moved, "m 1 metric -> m metric")
-    return Answers(found, kl, torch.cat(logprob), change, torch.cat(scored), top)
+    every = found, kl, torch.cat(logprob), change, torch.cat(scored), top
+    return Answers(*(each.to(home) for each in every))
 
 
 def _reads_of(origins: Origins, first: int, last: int) -> Iterator[tuple[Int[Tensor, " m"], Int[Tensor, " m"]]]:

@@ -83,7 +83,8 @@ class Replay:
         """Drop what belongs to another decoder."""
         self._forget()
         self.refused.clear()
-        on_cuda = decoder.device.type == "cuda" and not decoder.is_streamed  # whose weights lie elsewhere every time
+        # Streamed weights lie elsewhere every time, and a recording is of one device.
+        on_cuda = decoder.device.type == "cuda" and not decoder.is_streamed and len(decoder.devices) == 1
         self._recorder = self._given or (CudaRecorder(decoder.device) if on_cuda else None)
         self._decoder = decoder
 
