@@ -29,9 +29,9 @@ def in_blocks(projection: Projection) -> Projection:
     """The projection as ``StoredProjection`` multiplies it: how a processor's library adds up may depend on the height
     of a matrix, and weights in memory shall give the same digits as weights in files.
     """
-    if projection.weights[0].device.type == "cpu":
-        step = block_rows(projection.weights[0].shape[1])
-        projection.weights = tuple(part for weight in projection.weights for part in weight.split(step))
+    (weight,) = projection.weights
+    if weight.device.type == "cpu" and len(weight) > block_rows(weight.shape[1]):
+        projection.weights = weight.split(block_rows(weight.shape[1]))
     return projection
 
 

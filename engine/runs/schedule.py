@@ -41,10 +41,8 @@ class Schedule:
     """
 
     def __init__(self, decoder: Decoder, *, rows: int | None = None) -> None:
-        most = rows or _most_rows(decoder)
-        self._in_memory = max(
-            1, int(SHARE_OF_FREE_MEMORY * min(map(free_bytes, decoder.devices)) / _bytes_per_row(decoder))
-        )
+        most, free = rows or _most_rows(decoder), min(map(free_bytes, decoder.devices))
+        self._in_memory = max(1, int(SHARE_OF_FREE_MEMORY * free / _bytes_per_row(decoder)))
         self.rows = min(most, self._in_memory)
         self._same_length = decoder.rope_by_length
         self.halvings = 0
