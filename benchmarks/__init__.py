@@ -8,6 +8,7 @@
     illustration, drawing       the figure of a report
     measure, peaks, machine     seconds, bytes, and what they were measured on
     workloads, naive, oracle    models and prompts, the slow way, the same in float64
+      taps, anatomy             ... one pass of it, and where each family keeps what it reads
     cost, compare, agreement    least work, relative errors, whether answers are right
     calls, timings              what is timed, and what the times are in proportion
     speed, accuracy, memory     a suite each
@@ -22,5 +23,7 @@
     stream (streamed_runs)      ... of weights that are read layer by layer
       checkpoints               ... from files with random weights
     facts_map                   where the embedded model reads its facts, as text
+    parity                      ... of every family with Hugging Face
+      zoo, species              ... on tiny models, every term of them perturbed
     cuda (crowd)                ... of speed, memory and accuracy on a GPU
 """

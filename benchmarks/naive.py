@@ -11,19 +11,19 @@ Being the oracle of the tests and the baseline of the benchmarks, it imports not
 itself inexact, so exact answers need ``oracle.float64_model``.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 from transformers import PreTrainedModel
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+from benchmarks.anatomy import anatomy_of, layers_of
+from benchmarks.taps import Readout, read_pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +43,6 @@ class NaiveRun:
     all_passes: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Readout:
-    """What the final position shows in one layer of one pass: (Full, Attn), the heads, and whether it sees a key."""
-
-    updates: Float[Tensor, "2 e"]
-    heads: Float[Tensor, "h d"]
-    defined: Bool[Tensor, ""]
-
-
 def run_naive(
     model: PreTrainedModel,
     token_ids: Sequence[int],
@@ -67,7 +58,7 @@ def run_naive(
     timing a stated number of passes: ``num_passes`` and ``all_passes`` of the result say how many of how many ran.
     """
     _check_supported(model)
-    layers = list(range(len(model.base_model.layers)) if layers is None else layers)
+    layers = list(range(len(layers_of(model))) if layers is None else layers)
     tokens = list(range(len(token_ids)) if tokens is None else tokens)
     input_ids = torch.tensor([list(token_ids)], device=next(model.parameters()).device)
     plan = [(layer, token) for layer in layers for token in [None, *tokens]]
@@ -102,66 +93,6 @@ def _walk(
     return distances, sizes
 
 
-def read_pass(
-    model: PreTrainedModel, input_ids: Int[Tensor, "1 s"], *, layer: int, masked_position: int | None
-) -> Readout:
-    """One full forward with one masked column (or none) in one layer, read at the final position of that layer.
-
-    A query left without keys gives NaN rows there. They reach no other position of this layer, and what later layers
-    make of them is not read.
-    """
-    with _tapped(model.base_model.layers[layer], masked_position=masked_position) as seen:
-        model.base_model(input_ids=input_ids, use_cache=False)
-    heads = seen["z"].unflatten(-1, (model.config.num_attention_heads, -1))
-    return Readout(
-        updates=torch.stack([seen["residual_post"] - seen["residual_pre"], seen["attn_out"]]),
-        heads=heads.clone(),
-        defined=seen["defined"],
-    )
-
-
-@contextmanager
-def _tapped(layer: Any, *, masked_position: int | None) -> Iterator[dict[str, Tensor]]:
-    """Hide the position inside the layer and note what its final position shows; the hooks go whatever happens."""
-    seen: dict[str, Tensor] = {}
-
-    def hide(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        visible = _visible(kwargs["attention_mask"], like=args[0])
-        if masked_position is not None:
-            visible[:, masked_position] = False
-        seen.update(residual_pre=args[0][0, -1], defined=visible[-1].any())
-        mask = torch.zeros_like(visible, dtype=args[0].dtype).masked_fill(~visible, float("-inf"))
-        return args, {**kwargs, "attention_mask": mask[None, None]}
-
-    hooks = [
-        layer.register_forward_pre_hook(hide, with_kwargs=True),
-        layer.register_forward_hook(lambda _, __, output: seen.update(residual_post=_first(output)[0, -1])),
-        layer.self_attn.register_forward_hook(lambda _, __, output: seen.update(attn_out=_first(output)[0, -1])),
-        layer.self_attn.o_proj.register_forward_pre_hook(lambda _, args: seen.update(z=args[0][0, -1])),
-    ]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _first(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _visible(mask: Tensor | None, *, like: Float[Tensor, "1 s e"]) -> Bool[Tensor, "s s"]:
-    """Which key (column) each query (row) may attend to, from the mask that the model itself made for the layer.
-
-    The model hands over None where plain causality is left to SDPA, a boolean mask (True = may attend) under SDPA, or
-    a mask to be added under eager; sliding windows are in the mask. The result is a copy.
-    """
-    if mask is None:
-        length = like.shape[1]
-        return torch.ones(length, length, dtype=torch.bool, device=like.device).tril()
-    return (mask if mask.dtype == torch.bool else mask == 0)[0, 0].clone()
-
-
 def _per_site(baseline: Readout, masked: Readout, *, wide: bool) -> Float[Tensor, "site 3"]:
     """(L2, cosine, size of the baseline) of Full, Attn, Head_0, ...; NaN where the query sees nothing."""
     pairs = [(baseline.updates, masked.updates), (baseline.heads, masked.heads)]
@@ -189,9 +120,8 @@ def _filled(values: list[Tensor], *, shape: tuple[int, ...]) -> Float[np.ndarray
 
 
 def _check_supported(model: PreTrainedModel) -> None:
-    family, attention = model.config.model_type, model.config._attn_implementation
-    if family not in FAMILIES:
-        raise ValueError(f"the naive reference reads {', '.join(FAMILIES)}; this model is of type {family!r}")
+    anatomy_of(model)
+    attention = model.config._attn_implementation
     if attention not in ("sdpa", "eager"):
         raise ValueError(f"attention {attention!r} takes no 4-D mask; load the model with attn_implementation='sdpa'")
 

@@ -1,35 +1,58 @@
 """The float64 oracle: a copy of a Hugging Face model that computes in float64 throughout."""
 
 import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
+
+
+class NoNarrowing(TorchFunctionMode):
+    """While it is active, float64 tensors are not made float32, neither by a cast nor by a ``dtype=`` argument."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
+            target = (*args[1:], named.get("dtype"))
+            if func is Tensor.float or (func is Tensor.to and any(each is torch.float32 for each in target)):
+                return args[0]
+            if named.get("dtype") is torch.float32:
+                del named["dtype"]
+        return func(*args, **named)
 
 
 def float64_model(model: PreTrainedModel) -> PreTrainedModel:
     """A float64 copy of the model on the CPU, in evaluation mode; the model itself stays as it is.
 
-    ``.double()`` alone does not do that. Hugging Face's RMSNorm modules compute in float32 whatever they are given, and
-    so does the softmax of eager attention: either leaves errors of 1e-7. The norms are replaced by ``torch.nn.RMSNorm``
-    with the same weight and eps, and attention runs under SDPA. The rotary tables stay what they are by definition of
-    these families: computed in float32, then widened.
+    ``.double()`` alone does not do that. Whatever they are given, Hugging Face's RMSNorms, the softmax of its eager
+    attention and its routers compute in float32, and either leaves errors of 1e-7. The copy runs with these casts left
+    out, under eager attention, which is the one that knows soft caps and sinks. The rotary tables stay what they are by
+    definition: computed in float32, then widened.
     """
     wide = copy.deepcopy(model).cpu().double().eval()
-    wide.set_attn_implementation("sdpa")
-    for parent in list(wide.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child).__name__.endswith("Norm") and not isinstance(child, nn.RMSNorm):
-                setattr(parent, name, _float64_norm(child))
+    wide.set_attn_implementation("eager")
+    wide.set_experts_implementation("eager")  # the other ones multiply no float64
+    for name, module in model.named_modules():
+        if name.endswith("rotary_emb"):
+            wide.set_submodule(name, copy.deepcopy(module).cpu())
+    for whole in {wide, wide.base_model}:
+        whole.register_forward_pre_hook(_enter, with_kwargs=True)
+        whole.register_forward_hook(_leave, always_call=True)
     return wide
 
 
-def _float64_norm(norm: Any) -> nn.RMSNorm:
-    """The same RMSNorm, w * x / sqrt(mean(x²) + eps), without the detour through float32."""
-    if not hasattr(norm, "variance_epsilon"):
-        raise ValueError(
-            f"{type(norm).__name__} is not an RMSNorm with variance_epsilon, so it has no float64 twin here"
-        )
-    replacement = nn.RMSNorm(norm.weight.shape, eps=norm.variance_epsilon, device=norm.weight.device)
-    replacement.weight = norm.weight
-    return replacement
+_ACTIVE: list[NoNarrowing] = []
+
+
+def _enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+    _ACTIVE.append(NoNarrowing())
+    _ACTIVE[-1].__enter__()
+
+
+def _leave(module: nn.Module, args: Any, output: Any) -> None:
+    _ACTIVE.pop().__exit__(None, None, None)

@@ -17,11 +17,12 @@ from engine.errors import ImpactError, ModelError, PromptError, SelectionError
 from engine.files import FilePath
 from engine.kernels.products import keeping_to
 from engine.making import Prompts, Staff, make_dataset
-from engine.model.adoption import Edition, adopt
-from engine.model.checkpoints import load_decoder
+from engine.model.adoption import Edition
 from engine.model.decoder import Decoder
 from engine.model.devices import free_host_bytes, keep_freed_memory
 from engine.model.fingerprint import fingerprint
+from engine.model.loading import load_view, view_of
+from engine.model.view import Route, View
 from engine.questions.question import Choices, ask
 from engine.runs.effect import Effect
 from engine.runs.impact import Impact
@@ -41,22 +42,24 @@ class AttentionMasker:
     """Measures how far each layer's output moves when attention to a token is cut.
 
     ``AttentionMasker(model, tokenizer=None)`` takes a transformers model that is already loaded and only reads it, or a
-    ``Decoder``; ``AttentionMasker.from_pretrained(...)`` loads a checkpoint. Weights of a model that you edit in place
+    ``View``; ``AttentionMasker.from_pretrained(...)`` loads a checkpoint. ``route``: "fused", for described families;
+    "generic", by the model's own layers, for any whose attention can be followed; "auto" is the first of them that
+    leads there. ``masker.route`` says which was taken. Weights of a model that you edit in place
     are taken anew at the next run; only an edit through ``.data``, which torch does not count, needs a new masker.
     On a CPU the process keeps freed memory for its next use, up to 31 MiB a block. Raises ``ModelError`` for an
     architecture that is not supported.
     """
 
-    def __init__(self, model: nn.Module | Decoder, tokenizer: Any = None) -> None:
+    def __init__(self, model: nn.Module | View, tokenizer: Any = None, *, route: str = "auto") -> None:
         if tokenizer is not None and not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise ModelError(f"a {type(tokenizer).__name__} is no tokenizer; hand in a transformers one, or None")
-        self._measuring = Measuring(model if isinstance(model, Decoder) else adopt(model), tokenizer)
-        self._held = None if isinstance(model, Decoder) else model
+        self._measuring = Measuring(model if isinstance(model, View) else view_of(model, route=route), tokenizer)
+        self._held, self._asked_route = None if isinstance(model, View) else model, route
         self._edition = None if self._held is None else Edition(self._held)
         self._runs, self._settled = 0, False
         self._source: Source | None = None
         self._fingerprint: str | None = None
-        if self.decoder.device.type == "cpu":
+        if self.view.device.type == "cpu":
             keep_freed_memory()
 
     @property
@@ -65,9 +68,21 @@ class AttentionMasker:
         return self._measuring
 
     @property
-    def decoder(self) -> Decoder:
+    def view(self) -> View:
         """The engine's view on the model."""
         return self._measuring.decoder
+
+    @property
+    def decoder(self) -> Decoder:
+        """The weights as the engine sees them. Raises ``ModelError`` on the generic route, which leaves them alone."""
+        if not isinstance(self.view, Decoder):
+            raise ModelError("this model runs its own layers, so there is no decoder of the engine's; see masker.view")
+        return self.view
+
+    @property
+    def route(self) -> Route:
+        """fused, or generic where the model runs its own layers."""
+        return self.view.route
 
     @property
     def tokenizer(self) -> Any:
@@ -90,19 +105,22 @@ class AttentionMasker:
         *,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "float32",
+        route: str = "auto",
         stream: bool = False,
         device_map: str | None = None,
     ) -> "AttentionMasker":
         """Load a local folder or a hub id; None is the model that ships with the program.
 
         ``device``: auto, cpu, cuda, cuda:N or mps. ``dtype``: float32, float64, or bfloat16 (products in bfloat16,
-        everything between them in float32). With ``stream`` the weights stay in their files, and every pass reads them
-        layer by layer: memory holds two layers, and the numbers are the same. ``device_map="auto"`` lays the layers out
-        over all devices there are (with accelerate). Raises ``ModelError`` and ``DeviceError``.
+        everything between them in float32; on the generic ``route`` everything as transformers computes it). With
+        ``stream`` the weights stay in their files, and every pass reads them layer by layer: memory holds two layers,
+        and the numbers are the same. ``device_map="auto"`` lays the layers out over all devices there are (with
+        accelerate). Raises ``ModelError`` and ``DeviceError``.
         """
-        masker = cls(*load_decoder(model, device=device, dtype=dtype, stream=stream, device_map=device_map))
+        place: dict[str, Any] = {"stream": stream, "device_map": device_map}
+        masker = cls(*load_view(model, device=device, dtype=dtype, route=route, **place))
         name, kind = None if model is None else str(model), str(dtype).removeprefix("torch.")
-        masker._source = Source(name, str(device), kind, stream, device_map)
+        masker._source = Source(name, str(device), kind, masker.route, **place)
         return masker
 
     def run(
@@ -143,7 +161,7 @@ class AttentionMasker:
             raise job
         self._settle()
         measure = partial(self._measuring.measure, task=task, next_tokens=next_tokens, watch=watch)
-        return Schedule(self.decoder).run({0: job}, measure)[0]
+        return Schedule(self.view).run({0: job}, measure)[0]
 
     def run_many(
         self,
@@ -181,7 +199,7 @@ class AttentionMasker:
         task = self._task(layers, tokens, choices)
         return measured_in_order(
             prompts.items() if isinstance(prompts, Mapping) else enumerate(prompts),
-            schedule=Schedule(self.decoder),
+            schedule=Schedule(self.view),
             prepare=self._measuring.preparing(task).jobs,
             measure=partial(self._measuring.measure, task=task),
             reject=rejected or _raise,
@@ -244,7 +262,7 @@ class AttentionMasker:
         task = self._task(layers, tokens, question)
         self._measuring.preparing(task)  # What cannot be asked of this model is refused before anything is written.
         if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.decoder)
+            self._fingerprint = fingerprint(self.view)
         return draw(
             self._measuring, source=self._source, fingerprint=self._fingerprint, task=task, form=form, choices=choices
         )
@@ -252,16 +270,16 @@ class AttentionMasker:
     def _task(self, layers: Sequence[int] | None, tokens: Sequence[int] | None, choices: Choices) -> Task:
         """What is asked of every prompt. Raises ``SelectionError``."""
         question = ask(choices)
-        chosen = select(layers, len(self.decoder.layers), what="layer")
+        chosen = select(layers, len(self.view.layers), what="layer")
         if question.window is None and question.read == "output" and layers is not None:
             raise SelectionError("--cut all hides in all layers and is read at the output; leave --layers out")
-        positions = None if tokens is None else select(tokens, self.decoder.max_positions, what="token")
+        positions = None if tokens is None else select(tokens, self.view.max_positions, what="token")
         return Task(chosen, positions, question)
 
     def _take_edits(self) -> None:
         """Read a held model again if its weights were replaced or edited since they were read."""
         if self._held is not None and self._edition is not None and not self._edition.is_current():
-            self._measuring.decoder = adopt(self._held)
+            self._measuring.decoder = view_of(self._held, route=self._asked_route)
             self._edition, self._runs, self._settled, self._fingerprint = Edition(self._held), 0, False, None
 
     def _settle(self, *, again: bool = False) -> None:
@@ -271,13 +289,13 @@ class AttentionMasker:
         replace the masker's own; a model that the user holds keeps its weights, so memory must allow a copy.
         """
         first, self._runs = self._runs == 0 and not again, self._runs + 1
-        if first or self._settled or self.decoder.is_streamed or self.decoder.device.type != "cpu":
+        if first or self._settled or self.view.is_streamed or self.view.device.type != "cpu":
             return
         self._settled = True
-        if CACHED_BYTES < self.decoder.weight_bytes < free_host_bytes():
+        if CACHED_BYTES < self.view.weight_bytes < free_host_bytes():
             gc.collect()
             with torch.inference_mode():
-                self.decoder.pack()
+                self.view.pack()
 
 
 def run_masking_experiment(
@@ -286,6 +304,7 @@ def run_masking_experiment(
     model: str | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
+    route: str = "auto",
     stream: bool = False,
     device_map: str | None = None,
     layers: Sequence[int] | None = None,
@@ -296,7 +315,8 @@ def run_masking_experiment(
 
     For several prompts, load once: ``AttentionMasker.from_pretrained(...)`` and then ``run`` for each.
     """
-    masker = AttentionMasker.from_pretrained(model, device=device, dtype=dtype, stream=stream, device_map=device_map)
+    place: dict[str, Any] = {"stream": stream, "device_map": device_map}
+    masker = AttentionMasker.from_pretrained(model, device=device, dtype=dtype, route=route, **place)
     return masker.run(prompt, layers=layers, tokens=tokens, **choices)
 
 

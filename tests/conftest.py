@@ -24,7 +24,7 @@ CHECKED = (
 )
 PROTOCOLS = ("sweeps.capture", "sweeps.replay", "runs.schedule")
 """They name protocols, which cannot be checked at run time."""
-ARGUMENTS = ("model.checkpoints", "model.devices", "model.sources", "model.assembly")
+ARGUMENTS = ("model.checkpoints", "model.loading", "model.devices", "model.sources", "model.assembly")
 """They take what users name, and stand-ins for tensors that are still in their files."""
 TYPES = ("tables.columns", "tables.effects")
 """They handle types of polars, which the checker does not understand."""

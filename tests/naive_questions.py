@@ -9,9 +9,11 @@ from typing import Any
 
 import polars as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from twin_forward import Seen
 from twin_runs import Asked, Twin
+
+from benchmarks.anatomy import anatomy_of, layers_of, multiplier_of
 
 Row = dict[str, Any]
 SIZE = "baseline_size"
@@ -97,9 +99,16 @@ def sites(twin: Twin, seen: Seen, layer: int, query: int) -> dict[str, Tensor]:
     if "Resid" in twin.asked.sites:
         found["Resid"] = shown["after"][query]
     if "Result_h" in twin.asked.sites:
-        parts = twin.model.base_model.layers[layer].self_attn.o_proj.weight.chunk(twin.num_heads, dim=1)
-        found |= {f"Result_{head}": parts[head].detach() @ z[head] for head in heads}
+        parts = output_weight(twin.model, layer).chunk(twin.num_heads, dim=1)
+        found |= {f"Result_{head}": parts[head] @ z[head] * multiplier_of(twin.model) for head in heads}
     return found
+
+
+def output_weight(model: Any, layer: int) -> Tensor:
+    """The output projection's, output first."""
+    projection = layers_of(model)[layer].get_submodule(anatomy_of(model).output)
+    weight = projection.weight.detach()
+    return weight if isinstance(projection, nn.Linear) else weight.T
 
 
 def output_rows(

@@ -224,14 +224,15 @@ def test_a_replaced_linear_layer_is_refused():
         AttentionMasker(model)
 
 
-def test_a_subclass_is_refused():
+def test_a_subclass_runs_its_own_layers():
     class Mine(type(build(BY_NAME["llama"]))):
         pass
 
     model = build(BY_NAME["llama"])
     model.__class__ = Mine
+    assert AttentionMasker(model).route == "generic"
     with pytest.raises(ModelError, match="not supported; supported are Qwen3ForCausalLM"):
-        AttentionMasker(model)
+        AttentionMasker(model, route="fused")
 
 
 def test_a_model_without_storage_is_refused():

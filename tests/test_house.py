@@ -21,10 +21,15 @@ ORDER = [
     *(f"kernels.{name}" for name in ("difference", "norms", "activations", "products", "split", "projection")),
     *(f"kernels.{name}" for name in ("experts", "rotary", "caps", "scores", "batches", "masks", "causal")),
     *("kernels.attention", "kernels.shifts", "demo"),
-    *(f"model.{name}" for name in ("tensors", "blocks", "streaming", "stored", "mlps", "layer", "ends", "decoder")),
-    *(f"model.{name}" for name in ("families", "acts", "parts", "assembly", "angles", "adoption", "devices")),
-    *(f"model.{name}" for name in ("sources", "weights", "streamed", "checkpoints", "fingerprint")),
-    *(f"sweeps.{name}" for name in ("probe", "readout", "variants", "sweep", "distances", "passes", "capture")),
+    *(f"model.{name}" for name in ("tensors", "blocks", "streaming", "stored", "view", "mlps", "layer", "ends")),
+    *(f"model.{name}" for name in ("decoder", "families", "acts", "parts", "assembly", "angles", "adoption")),
+    *(f"model.{name}" for name in ("devices", "sources", "weights", "streamed", "checkpoints")),
+    *(f"model.{name}" for name in ("borrowing", "handover", "visits", "additions", "foreign", "probing", "catalogue")),
+    *("model.loading", "model.fingerprint"),
+    *(
+        f"sweeps.{name}"
+        for name in ("probe", "readout", "variants", "sweep", "relay", "distances", "passes", "capture")
+    ),
     *(f"sweeps.{name}" for name in ("replay", "journey", "travelling", "reads", "answers")),
     *(f"runs.{name}" for name in ("jobs", "impact", "effect", "labelled", "preparing", "trips", "measuring")),
     *("runs.schedule", "runs.many"),

@@ -13,7 +13,7 @@ EMBEDDED = "embedded demo model"
 
 
 def add_model_options(parser: Parser) -> None:
-    """``--model``, ``--device`` and ``--dtype``."""
+    """``--model``, ``--device``, ``--dtype``."""
     group = parser.add_argument_group("model")
     group.add_argument("--model", metavar="M", help="local folder or hub id (default: the embedded demo model)")
     group.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
@@ -29,6 +29,16 @@ def add_placement_options(parser: Parser) -> None:
     group.add_argument("--device-map", metavar="MAP", help="auto: lay the layers out over all devices (accelerate)")
 
 
+def add_route_option(parser: Parser) -> None:
+    """``--route``, for commands that measure."""
+    parser.add_argument(
+        "--route",
+        metavar="R",
+        default="auto",
+        help="fused (described families), generic (any model's own layers), or auto (default); see mask-impact models",
+    )
+
+
 def describe_model(arguments: argparse.Namespace) -> str:
     """What produced the numbers, in words; the embedded model always says that it is one."""
     if arguments.model is None:
@@ -40,5 +50,5 @@ def loaded_masker(arguments: argparse.Namespace) -> "AttentionMasker":
     """The model of a command that has all of these options. Raises ``ModelError`` and ``DeviceError``."""
     from engine.experiment import AttentionMasker
 
-    place = {name: getattr(arguments, name) for name in ("device", "dtype", "stream", "device_map")}
+    place = {name: getattr(arguments, name) for name in ("device", "dtype", "route", "stream", "device_map")}
     return AttentionMasker.from_pretrained(arguments.model, **place)

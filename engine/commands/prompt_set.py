@@ -122,9 +122,10 @@ def _report(arguments: argparse.Namespace, manifest: "Manifest", folder: Path) -
     size = sum(path.stat().st_size for path in Folder(folder, form).pieces(IMPACTS))
     rejected = f", {counts['rejected']:,} rejected (see rejected.{form})" if counts["rejected"] else ""
     shape = f"{model['layers']} layers x {model['heads']} heads, {manifest['settings']['dtype']}"
+    route = f"{model.get('route', 'fused')} route"
     seconds, rate = session["seconds"], session["rows"] / max(session["seconds"], 1e-9)
     return [
-        f"Model   {describe_model(arguments)}; {shape} on {manifest['settings']['device']}",
+        f"Model   {describe_model(arguments)}; {shape} on {manifest['settings']['device']}, {route}",
         f"Set     {counts['prompts']:,} prompts, {counts['tokens']:,} tokens{rejected}",
         f"{counts['rows']:,} rows -> {folder} ({size / 1e6:,.1f} MB, {counts['parts']:,} parts)",
         f"the last run: {session['shards']:,} parts in {duration(seconds)}, {rate:,.0f} rows/s; "

@@ -13,6 +13,7 @@ from engine.commands.choices import (
     EXAMPLE_PROMPT,
     add_model_options,
     add_placement_options,
+    add_route_option,
     describe_model,
     loaded_masker,
 )
@@ -41,6 +42,7 @@ EPILOG = f"""examples:
 other commands (each has its own --help; this one is also called run):
   mask-impact verify          check cells against unmodified transformers layers
   mask-impact analyze RESULTS most impactful tokens, layers and heads of a results file or a dataset
+  mask-impact models          architectures that are supported, and by which route
 """
 
 
@@ -68,6 +70,7 @@ def build_parser() -> Parser:
     questions.add_options(parser)
     prompt_set.add_options(parser)
     add_model_options(parser)
+    add_route_option(parser)
     add_placement_options(parser)
     return parser
 
@@ -110,10 +113,11 @@ def _provenance(arguments: argparse.Namespace, masker: "AttentionMasker", questi
     return {
         "description": describe_model(arguments),
         "model": arguments.model or EMBEDDED,
-        "layers": len(masker.decoder.layers),
-        "heads": masker.decoder.heads.num_heads,
+        "layers": len(masker.view.layers),
+        "heads": masker.view.heads.num_heads,
+        "route": masker.route,
         "dtype": arguments.dtype,
-        "device": str(masker.decoder.device),
+        "device": str(masker.view.device),
         "prompt": arguments.prompt,
         "question": question.words(),
         "mask_impact": _version(),
@@ -156,7 +160,7 @@ def _report(
     from engine.summaries.naive import naive_passes
     from engine.summary import summarize
 
-    shape = "{layers} layers x {heads} heads, {dtype} on {device}".format_map(origin)
+    shape = "{layers} layers x {heads} heads, {dtype} on {device}, {route} route".format_map(origin)
     place = "stdout" if arguments.output == "-" else arguments.output
     naive = naive_passes(found, question, num_layers=origin["layers"])
     return "\n".join(

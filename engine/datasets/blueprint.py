@@ -10,6 +10,7 @@ from engine.datasets.manifest import QUESTION, SPANS, Manifest, new_manifest
 from engine.datasets.orders import Order
 from engine.kernels.products import cpu_product
 from engine.model.fingerprint import rope_probe
+from engine.model.view import View
 from engine.questions.question import Choices, ask
 from engine.runs.jobs import Task
 from engine.runs.measuring import Measuring
@@ -29,6 +30,7 @@ class Source:
     model: str | None
     device: str
     dtype: str
+    route: str = "auto"
     stream: bool = False
     device_map: str | None = None
 
@@ -63,6 +65,7 @@ class Blueprint:
             model=source.model,
             device=settings["device"] if source.device == "auto" else source.device,
             dtype=source.dtype,
+            route=source.route,
             stream=source.stream,
             device_map=source.device_map,
             layers=tuple(settings["layers"]),
@@ -89,16 +92,6 @@ def draw(
     """The blueprint of a dataset made with this decoder; ``choices`` are those that concern the input."""
     decoder = measuring.decoder
     name = "a model held in memory" if source is None else source.model or EMBEDDED
-    model = {
-        "name": name,
-        "fingerprint": fingerprint,
-        "tokenizer": _tokenizer_digest(measuring.tokenizer),
-        "rope": list(rope_probe(decoder)),
-        "layers": len(decoder.layers),
-        "heads": decoder.heads.num_heads,
-        "kv_heads": decoder.heads.num_kv_heads,
-        "head_dim": decoder.heads.head_dim,
-    }
     settings = {
         "dtype": str(decoder.dtype if source is None else source.dtype).removeprefix("torch."),
         "device": decoder.device.type,
@@ -116,7 +109,20 @@ def draw(
         "packed": decoder.is_packed,
         "rows_per_pass": Schedule(decoder).rows,
     }
-    return Blueprint(model, settings, kernel, source)
+    model = {"name": name, "fingerprint": fingerprint, "tokenizer": _tokenizer_digest(measuring.tokenizer)}
+    return Blueprint(model | _shape(decoder), settings, kernel, source)
+
+
+def _shape(view: View) -> dict[str, Any]:
+    """What tells one model from another without its weights."""
+    return {
+        "rope": rope_probe(view),
+        "route": view.route,
+        "layers": len(view.layers),
+        "heads": view.heads.num_heads,
+        "kv_heads": view.heads.num_kv_heads,
+        "head_dim": view.heads.head_dim,
+    }
 
 
 def _tokenizer_digest(tokenizer: Any) -> str | None:

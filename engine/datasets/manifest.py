@@ -23,6 +23,8 @@ COMPARED = ("model", "settings")
 """What must be the same for a run to go on where another stopped."""
 QUESTION, SPANS = "question", "spans"
 """Settings: the words of the question, none where they are missing; and the digest of a file of spans."""
+UNSAID = {"route": "fused"}
+"""What holds where a manifest does not say."""
 ROPE_TOLERANCE = 1e-4
 """Rotary tables of two devices differ by rounding; another base or scaling moves their means by more."""
 
@@ -84,7 +86,7 @@ def differences(there: Manifest, here: Manifest) -> list[str]:
     ignored = {"name", "fingerprint"} if other_dtype else {"name"}  # weights in another dtype are other weights
     for part in COMPARED:
         for key in [*here[part], *(key for key in there.get(part, {}) if key not in here[part])]:
-            old, new = there.get(part, {}).get(key), here[part].get(key)
+            old, new = there.get(part, {}).get(key, UNSAID.get(key)), here[part].get(key)
             if key == QUESTION:
                 found += _other_question(old or {}, new or {}, same_spans=there["settings"].get(SPANS) is not None)
             elif not _same(key, old, new) and key not in ignored:

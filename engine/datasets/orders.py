@@ -14,6 +14,7 @@ class Order:
     model: str | None
     device: str
     dtype: str
+    route: str = "auto"
     stream: bool = False
     """Whether the weights stay in their files."""
     device_map: str | None = None

@@ -54,13 +54,13 @@ class Worker:
         """Load the model that the order names. Raises ``ModelError`` and ``DeviceError``."""
         import torch
 
-        from engine.model.checkpoints import load_decoder
         from engine.model.fingerprint import fingerprint
+        from engine.model.loading import load_view
 
         if order.threads is not None:
             torch.set_num_threads(order.threads)
-        place: dict[str, Any] = {"device": order.device, "stream": order.stream, "device_map": order.device_map}
-        decoder, tokenizer = load_decoder(order.model, dtype=order.dtype, **place)
+        place = {name: getattr(order, name) for name in ("device", "dtype", "route", "stream", "device_map")}
+        decoder, tokenizer = load_view(order.model, **place)
         if order.fingerprint not in (None, fingerprint(decoder)):
             raise ModelError(
                 f"{order.model!r} is another model here than where the run began; give every worker the same"

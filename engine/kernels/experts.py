@@ -35,9 +35,9 @@ class Router:
         return torch.softmax(logits, dim=-1) * chosen
 
     def change(
-        self, logits: Float[Tensor, "m x"], weights: Float[Tensor, "m x"], shift: Float[Tensor, "m x"]
+        self, logits: Float[Tensor, "#m x"], weights: Float[Tensor, "#m x"], shift: Float[Tensor, "m x"]
     ) -> tuple[Float[Tensor, "m x"], Float[Tensor, "m x"]]:
-        """The weights after the logits moved by ``shift``, and how far they moved.
+        """The weights after the logits moved by ``shift``, and how far they moved; one row of both may serve all.
 
         Where a row keeps its experts, a small change is w·(x - t)/(1 + t) with x = expm1(shift) and t its mean under
         the softmax; elsewhere both weights are far enough apart to be subtracted.

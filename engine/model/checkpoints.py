@@ -55,14 +55,8 @@ class Checkpoint:
         return DTYPES[dtypes.pop()] if len(dtypes) == 1 else None
 
     def tokenizer(self) -> Any:
-        """The tokenizer, or None when the checkpoint has none (transformers then makes an empty one up)."""
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, **LOCAL)
-        except Exception as error:
-            if not any(self.folder.glob("*tok*")) and not any(self.folder.glob("vocab*")):
-                return None
-            raise _unreadable("the tokenizer", self.source, error) from error
-        return tokenizer if len(tokenizer) > len(tokenizer.added_tokens_decoder) else None
+        """The tokenizer, or None when the checkpoint has none."""
+        return load_tokenizer(self.source, self.folder)
 
 
 def load_decoder(
@@ -70,16 +64,17 @@ def load_decoder(
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
+    folder: Path | None = None,
     stream: bool = False,
     device_map: str | None = None,
 ) -> tuple[Decoder, Any]:
     """The decoder in ``dtype`` on ``device``, and its tokenizer (None when the folder has none).
 
-    ``name`` is a local folder or a hub id; None is the embedded model. Memory holds the weights and one tensor more at
-    most; with ``stream`` the weights stay in their files, and a pass reads them; with the ``device_map`` "auto" layers
-    are laid out over all devices, by accelerate. Raises ``ModelError`` when there is no such model, when it is of an
-    unsupported family, or when its files are broken, incomplete, pickled or quantised; ``DeviceError`` for the device,
-    the dtype and the map.
+    ``name`` is a local folder or a hub id (None: the embedded model), ``folder`` where it lies if that is known. Memory
+    holds the weights and one tensor more at most; with ``stream`` the weights stay in their files, and a pass reads
+    them; with the ``device_map`` "auto" layers are laid out over all devices, by accelerate. Raises ``ModelError`` when
+    there is no such model, when it is of an unsupported family, or when its files are broken, incomplete, pickled or
+    quantised; ``DeviceError`` for the device, the dtype and the map.
     """
     if device_map is not None:
         require_map(device_map, device, stream=stream)
@@ -88,7 +83,7 @@ def load_decoder(
     if place.type == "cpu":
         keep_freed_memory()
     with quiet():
-        checkpoint = open_checkpoint(name)
+        checkpoint = open_checkpoint(name, folder=folder)
         with memory_errors(place):
             if device_map is None:
                 decoder = build_decoder(checkpoint, kind, place, stream=stream)
@@ -121,20 +116,15 @@ def _transformers_model(checkpoint: Checkpoint, dtype: torch.dtype, **more: Any)
     except Exception as error:
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
             raise
-        raise _unreadable("the model", checkpoint.source, error) from error
+        raise unreadable("the model", checkpoint.source, error) from error
 
 
-def open_checkpoint(name: str | Path | None) -> Checkpoint:
+def open_checkpoint(name: str | Path | None, *, folder: Path | None = None) -> Checkpoint:
     """The checkpoint of that name, after every check that needs no weights. Raises ``ModelError``."""
-    folder = find_folder(name)
+    folder = folder or find_folder(name)
     source = str(folder if name is None else name)
     family, config = _config(source, folder)
-    if (folder / "adapter_config.json").exists():
-        raise ModelError(f"{source!r} holds an adapter beside the model; merge it into the model first")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{source!r} holds no weights in safetensors; pickled ones (*.bin) are never loaded, convert the checkpoint"
-        )
+    require_plain(source, folder)
     return Checkpoint(source, folder, family, config, find_weights(family, config, stored_tensors(folder), source))
 
 
@@ -171,27 +161,61 @@ def build_mapped(checkpoint: Checkpoint, dtype: torch.dtype, best: torch.device)
 
 def _config(source: str, folder: Path) -> tuple[Family, Any]:
     """The config of a supported family, and that family."""
-    try:
-        raw, _ = transformers.PreTrainedConfig.get_config_dict(folder, **LOCAL)
-        model_type = raw.get("model_type")
-        family = FAMILIES.get(model_type)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise _unreadable("config.json", source, error) from error
-    if not raw:
-        raise ModelError(f"{source!r} holds no config.json; give the folder of a transformers checkpoint")
+    raw = read_config(source, folder)
+    family = FAMILIES.get(raw["model_type"])
     if family is None:
         raise ModelError(
-            f"the architecture {model_type!r} of {source!r} is not supported; supported are {', '.join(FAMILIES)}"
+            f"the architecture {raw['model_type']!r} of {source!r} is not supported on the fused path; "
+            f"supported are {', '.join(FAMILIES)}"
         )
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "by an unnamed method")
-        raise ModelError(f"{source!r} is quantised ({method}), which is not supported; give the unquantised checkpoint")
+    refuse_quantised(source, raw)
     try:
         return family, getattr(transformers, family.config).from_dict(raw)
     except Exception as error:
-        raise _unreadable("config.json", source, error) from error
+        raise unreadable("config.json", source, error) from error
 
 
-def _unreadable(part: str, source: str, error: Exception) -> ModelError:
+def read_config(source: str, folder: Path) -> dict[str, Any]:
+    """The words of config.json, a ``model_type`` (or None) among them. Raises ``ModelError``."""
+    try:
+        raw, _ = transformers.PreTrainedConfig.get_config_dict(folder, **LOCAL)
+        model_type = raw.get("model_type")
+        hash(model_type)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise unreadable("config.json", source, error) from error
+    if not raw:
+        raise ModelError(f"{source!r} holds no config.json; give the folder of a transformers checkpoint")
+    return {**raw, "model_type": model_type}
+
+
+def refuse_quantised(source: str, raw: Mapping[str, Any]) -> None:
+    """Raise ``ModelError`` where the config says that the weights are quantised."""
+    if raw.get("quantization_config"):
+        raise ModelError(f"{source!r} is quantised, which is not supported; give the unquantised checkpoint")
+
+
+def require_plain(source: str, folder: Path) -> None:
+    """Raise ``ModelError`` for a folder with an adapter, or without weights in safetensors."""
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(f"{source!r} holds an adapter beside the model; merge it into the model first")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{source!r} holds no weights in safetensors; pickled ones (*.bin) are never loaded, convert the checkpoint"
+        )
+
+
+def load_tokenizer(source: str, folder: Path) -> Any:
+    """The tokenizer, or None when the folder has none (transformers then makes an empty one up)."""
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
+    except Exception as error:
+        if not any(folder.glob("*tok*")) and not any(folder.glob("vocab*")):
+            return None
+        raise unreadable("the tokenizer", source, error) from error
+    return tokenizer if len(tokenizer) > len(tokenizer.added_tokens_decoder) else None
+
+
+def unreadable(part: str, source: str, error: Exception) -> ModelError:
+    """The error for a part of a checkpoint that transformers cannot read."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return ModelError(f"cannot load {part} of {source!r} ({reason[:300]}); check the checkpoint's files")

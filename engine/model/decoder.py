@@ -16,24 +16,18 @@ from engine.kernels.norms import Norm
 from engine.kernels.projection import Projection
 from engine.kernels.rotary import Rotaries, rotary_tables
 from engine.model.ends import Embedding, StoredEmbedding, Unembedding
-from engine.model.layer import Heads, Layer
+from engine.model.layer import Layer
 from engine.model.streaming import Streamed
+from engine.model.view import Heads, Route, View
+from engine.model.view import Sight as Sight
 
 Rope = Callable[[int], tuple[Float[Tensor, "s d"], Float[Tensor, "s d"]]]
 """Prompt length -> cosines and sines."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """What a layer's queries can see: the keys in their ``window``, and a sink that takes what no key gets."""
-
-    window: int | None = None
-    has_sink: bool = False
-
-
 @dataclass(frozen=True)
-class Decoder:
-    """A decoder-only model. ``dtype`` is that of the residual stream and of every difference.
+class Decoder(View):
+    """A decoder-only model of a described family.
 
     A pass takes each of ``layers`` once, in order; ``sights`` says without any weights what they let queries see.
     """
@@ -50,7 +44,7 @@ class Decoder:
     dtype: torch.dtype
     device: torch.device
     rope_by_length: bool = False
-    """Whether the rotary tables of a position depend on the length of the prompt."""
+    route: Route = "fused"
 
     @property
     def vocab_size(self) -> int:
@@ -84,7 +78,7 @@ class Decoder:
     @property
     def devices(self) -> tuple[torch.device, ...]:
         """Every device that holds a part of it, each once; the first is where a pass begins."""
-        return tuple(dict.fromkeys((self.device, *self.places, self.unembedding.device)))
+        return tuple(dict.fromkeys((self.embedding.table.device, *self.places, self.unembedding.device)))
 
     def seen_from(self, device: torch.device) -> "Decoder":
         """The same decoder for those of its layers that compute on ``device``."""
@@ -99,7 +93,7 @@ class Decoder:
 
     @property
     def is_packed(self) -> bool:
-        """Whether weights were laid out for this machine's kernel; those of files never are."""
+        """Whether weights were laid out for this machine's kernel; those in files never are."""
         weights = (weight for projection in self.projections() for weight in projection.weights)
         return not self.is_streamed and any(weight.is_mkldnn for weight in weights)
 

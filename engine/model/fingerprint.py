@@ -1,6 +1,7 @@
 """Which model is it? A digest of the weights and of the numbers beside them, however it was loaded and laid out."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,18 +15,32 @@ from engine.kernels.norms import Norm
 from engine.kernels.projection import Projection
 from engine.model.decoder import Decoder
 from engine.model.ends import StoredEmbedding
+from engine.model.foreign import Foreign
 from engine.model.layer import Layer
 from engine.model.stored import StoredProjection
+from engine.model.view import View
 
 CHUNK_CELLS = 1 << 20
 PROBED_POSITIONS = 1024
 
 
-def fingerprint(decoder: Decoder) -> str:
-    """SHA-256 over all weights in the decoder's precision, and over heads, windows, scales and epsilons.
+UNTOLD = ("dtype", "_name_or_path", "transformers_version", "architectures")
+"""Of a configuration, what is not the model's."""
+
+
+def fingerprint(view: View) -> str:
+    """SHA-256 over all weights in the model's precision, and over the numbers beside them: heads, windows, scales and
+    epsilons, or the whole configuration where the model runs its own layers.
 
     The same for a model on any device, packed or not, in memory or in its files. A gigabyte takes about half a second.
     """
+    if isinstance(view, Foreign):
+        return _foreign(view)
+    assert isinstance(view, Decoder)
+    return _fused(view)
+
+
+def _fused(decoder: Decoder) -> str:
     with ThreadPoolExecutor() as pool:
         vocabulary = pool.submit(_digest, _vocabulary(decoder))
         layers = [_told(layer, pool) for layer in decoder.layers]
@@ -45,11 +60,23 @@ def fingerprint(decoder: Decoder) -> str:
     return f"sha256:{whole.hexdigest()}"
 
 
-def rope_probe(decoder: Decoder) -> tuple[float, ...]:
-    """The means of the rotary tables: another base or scaling moves them, another device by rounding only."""
-    num_positions = min(PROBED_POSITIONS, decoder.max_positions)
-    tables = (table for rope in decoder.ropes.values() for table in rope(num_positions))
-    return tuple(round(table.double().mean().item(), 5) for table in tables)
+def _foreign(view: Foreign) -> str:
+    told = {name: value for name, value in view.model.config.to_dict().items() if name not in UNTOLD}
+    whole = hashlib.sha256(json.dumps([view.architecture, told], sort_keys=True, default=str).encode())
+    for name, weight in sorted(view.model.state_dict().items()):
+        whole.update(name.encode() + _digest(weight))
+    return f"sha256:{whole.hexdigest()}"
+
+
+def rope_probe(view: View) -> list[float] | None:
+    """The means of the rotary tables: another base or scaling moves them, another device by rounding only. None where
+    the model keeps them to itself.
+    """
+    if not isinstance(view, Decoder):
+        return None
+    num_positions = min(PROBED_POSITIONS, view.max_positions)
+    tables = (table for rope in view.ropes.values() for table in rope(num_positions))
+    return [round(table.double().mean().item(), 5) for table in tables]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,15 +18,7 @@ from engine.kernels.projection import Projection
 from engine.kernels.rotary import Rotaries, RotaryTables
 from engine.kernels.scores import Scoring
 from engine.model.mlps import MLP, Experts
-
-
-@dataclass(frozen=True)
-class Heads:
-    """How the channels of a query/key/value projection divide into heads."""
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
+from engine.model.view import Heads as Heads
 
 
 @dataclass(frozen=True)

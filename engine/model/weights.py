@@ -12,7 +12,7 @@ from engine.errors import ModelError
 from engine.model.families import ExpertNames, Family, Shapes, expert_parts, shapes
 from engine.model.tensors import DTYPES, StoredTensor
 
-BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.attn(ention)?\.(masked_)?bias)$")
+BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias)$")
 """Old checkpoints store frequencies and causal masks, which follow from the config."""
 COMPARED_CELLS = 1 << 22
 

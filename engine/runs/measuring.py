@@ -1,4 +1,4 @@
-"""One decoder at work: jobs that share a pass become impacts, or effects where they travel to the answer."""
+"""One model at work: jobs that share a pass become impacts, or effects where they travel to the answer."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor
 from engine.kernels.products import exact_products
 from engine.model.decoder import Decoder
 from engine.model.devices import memory_errors
+from engine.model.view import View
 from engine.runs.effect import Effect
 from engine.runs.impact import Impact
 from engine.runs.jobs import Job, Task
@@ -30,7 +31,7 @@ Found = Impact | Effect
 class Measuring:
     """Reads prompts for a decoder and measures them, one pass for each list of jobs."""
 
-    def __init__(self, decoder: Decoder, tokenizer: Any) -> None:
+    def __init__(self, decoder: View, tokenizer: Any) -> None:
         self.decoder, self.tokenizer, self.replay = decoder, tokenizer, Replay()
 
     def read(self, prompt: str | Sequence[int]) -> Prompt:
@@ -47,6 +48,7 @@ class Measuring:
         with torch.inference_mode(), exact_products(self.decoder.device), memory_errors(self.decoder.device):
             if task.question.is_local:
                 return [*self._locally(jobs, task, next_tokens, watch)]
+            assert isinstance(self.decoder, Decoder)  # what else there is does not travel, and was refused
             trip = Trip(self.decoder, self.tokenizer, jobs, task, watch)
             return [*(trip.impacts() if task.question.read == "layer" else trip.effects(self._top(next_tokens)))]
 

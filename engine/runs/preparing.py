@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from engine.errors import ImpactError, ModelError, PromptError, SelectionError
-from engine.model.decoder import Decoder
+from engine.model.view import View
+from engine.questions.question import Question
 from engine.runs.jobs import Job, Task
 from engine.text.plans import Itinerary, Plan, itinerary, plan_cases, windows_of
 from engine.text.prompts import Prompt, Reading, read_prompts
@@ -25,8 +26,9 @@ class Preparing:
     be read, and ``ModelError`` where text is needed that the model has no tokenizer for.
     """
 
-    def __init__(self, decoder: Decoder, tokenizer: Any, task: Task) -> None:
+    def __init__(self, decoder: View, tokenizer: Any, task: Task) -> None:
         question = task.question
+        _refuse_beyond(decoder, question)
         self._decoder, self._tokenizer, self._task = decoder, tokenizer, task
         self._rule = read_rule(question.mask, tokens=task.tokens, skip_special=question.skip_special)
         num_layers, num_heads = len(decoder.layers), decoder.heads.num_heads
@@ -39,8 +41,14 @@ class Preparing:
 
     def jobs(self, prompts: Sequence[Any], prompt_ids: Sequence[Any] | None = None) -> list[Job | ImpactError]:
         """The prompts, read, with their cases; in the place of one that cannot be measured, why not."""
-        limits = {"vocab_size": self._decoder.vocab_size, "max_positions": self._max_positions}
-        found = read_prompts(prompts, self._tokenizer, reading=self._reading, **limits)
+        found = read_prompts(
+            prompts,
+            self._tokenizer,
+            vocab_size=self._decoder.vocab_size,
+            max_positions=self._max_positions,
+            min_tokens=1 if any(sight.has_sink for sight in self._decoder.sights) else 2,
+            reading=self._reading,
+        )
         ids = range(len(prompts)) if prompt_ids is None else prompt_ids
         return [self._job(prompt, prompt_id) for prompt, prompt_id in zip(found, ids, strict=True)]
 
@@ -139,3 +147,16 @@ class Preparing:
 
     def _tokenized(self, answer: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _refuse_beyond(decoder: View, question: Question) -> None:
+    """Raise ``SelectionError`` for a question that the generic route does not answer."""
+    if decoder.route == "fused":
+        return
+    if not question.is_local:
+        raise SelectionError(
+            f"{decoder.name!r:.80} takes the generic route, on which every layer is cut on its own and read at once; "
+            "--cut window and all, and --read output, are for the families that `models` lists as fused"
+        )
+    if "Result_h" in question.sites:
+        raise SelectionError("the generic route does not know what a head adds to the stream; leave Result_h out")

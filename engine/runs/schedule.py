@@ -6,8 +6,8 @@ from typing import Protocol, Self, TypeVar
 import torch
 
 from engine.errors import OutOfMemoryError
-from engine.model.decoder import Decoder
 from engine.model.devices import free_bytes
+from engine.model.view import View
 from engine.runs.jobs import Job
 
 MOST_ROWS = {"cpu": 1 << 10, "cuda": 1 << 15}
@@ -40,11 +40,11 @@ class Schedule:
     The budget is halved whenever the device runs out of memory, and stays there.
     """
 
-    def __init__(self, decoder: Decoder, *, rows: int | None = None) -> None:
+    def __init__(self, decoder: View, *, rows: int | None = None) -> None:
         most, free = rows or _most_rows(decoder), min(map(free_bytes, decoder.devices))
         self._in_memory = max(1, int(SHARE_OF_FREE_MEMORY * free / _bytes_per_row(decoder)))
         self.rows = min(most, self._in_memory)
-        self._same_length = decoder.rope_by_length
+        self._same_length, self._alone = decoder.rope_by_length, decoder.takes_one_prompt
         self.halvings = 0
 
     def batches(self, jobs: Mapping[Key, Job]) -> Iterator[list[Key]]:
@@ -62,9 +62,12 @@ class Schedule:
             yield batch
 
     def _share(self, one: Job, other: Job) -> bool:
-        """Whether two jobs can share a pass. Rotary tables that rescale by the longest prompt are for prompts of that
-        length only, and runs of their own lie side by side only if they are the same.
+        """Whether two jobs can share a pass: some models take one prompt at a time, rotary tables that rescale by the
+        longest prompt are for prompts of that length only, and runs of their own lie side by side only if they are the
+        same.
         """
+        if self._alone:
+            return False
         if one.windows:
             return one.companions == other.companions
         return not self._same_length or len(one.prompt) == len(other.prompt)
@@ -102,7 +105,7 @@ class Schedule:
         return job.num_cases > 1 and self._in_memory > len(job.prompt)
 
 
-def _most_rows(decoder: Decoder) -> int:
+def _most_rows(decoder: View) -> int:
     if decoder.is_streamed:
         return STREAMED_ROWS
     if decoder.device.type != "cpu":
@@ -111,7 +114,7 @@ def _most_rows(decoder: Decoder) -> int:
     return min(max(MOST_ROWS["cpu"], in_cache), 2 * MOST_ROWS["cpu"])
 
 
-def _bytes_per_row(decoder: Decoder) -> int:
+def _bytes_per_row(decoder: View) -> int:
     """What a row holds while a layer is computed: the stream and what is added to it, and heads in several layouts."""
     heads = decoder.heads
     channels = 5 * decoder.hidden_size + 4 * (heads.num_heads + 2 * heads.num_kv_heads) * heads.head_dim

@@ -5,15 +5,19 @@ Between two passes of the same shape nothing differs but the token ids.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from engine.kernels.batches import Batch, make_batch
 from engine.model.decoder import Decoder
+from engine.model.foreign import Foreign
+from engine.model.view import View
 from engine.sweeps.distances import measure_readouts
 from engine.sweeps.probe import Probe
 from engine.sweeps.readout import Limits, Readout
+from engine.sweeps.relay import relay
 from engine.sweeps.sweep import sweep
 from engine.text.knockouts import Knockouts
 
@@ -29,7 +33,7 @@ Prompts = Sequence[Sequence[int]]
 Shape = tuple[tuple[int, ...], tuple[Knockouts, ...], tuple[int, ...], tuple[int, ...] | None, Probe]
 
 
-def limits_for(decoder: Decoder) -> Limits:
+def limits_for(decoder: View) -> Limits:
     """What a decoder's device likes to hold at once."""
     if decoder.device.type == "cuda":
         return GPU_LIMITS
@@ -41,7 +45,7 @@ def limits_for(decoder: Decoder) -> Limits:
 class Pass:
     """The layers of a decoder to be measured, the length of every prompt, and the knockouts of every reading."""
 
-    decoder: Decoder
+    decoder: View
     lengths: tuple[int, ...]
     knockouts: tuple[Knockouts, ...]
     layers: tuple[int, ...]
@@ -69,8 +73,12 @@ class Pass:
         return limits_for(self.decoder)
 
     def readouts(self, batch: Batch, *, to_end: bool = False) -> Iterator[Readout]:
-        """What the layers show, one at a time; see ``sweep``."""
-        return sweep(self.decoder, batch, layers=self.layers, to_end=to_end, limits=self.limits, probe=self.probe)
+        """What the layers show, one at a time; see ``sweep`` and ``relay``."""
+        how: Any = {"layers": self.layers, "to_end": to_end, "limits": self.limits, "probe": self.probe}
+        if isinstance(self.decoder, Foreign):
+            return relay(self.decoder, batch, **how)
+        assert isinstance(self.decoder, Decoder)
+        return sweep(self.decoder, batch, **how)
 
     def distances(self, batch: Batch) -> Float[Tensor, "l m site metric"]:
         """All distances, still on the device."""

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from engine.model.decoder import Decoder
+from engine.model.view import View
 from engine.sweeps.capture import CudaRecorder, NotRecordableError, Recorder, Recording
 from engine.sweeps.passes import Pass, Prompts, Shape
 
@@ -48,13 +48,13 @@ class _Recorded:
 class Replay:
     """The recordings of one decoder's passes, the most recently used.
 
-    ``recorder`` makes them; without one, a CUDA decoder gets its device's, and passes of any other are not recorded.
+    ``recorder`` makes them; without one, a CUDA decoder gets its device's, other passes are not recorded.
     """
 
     def __init__(self, recorder: Recorder | None = None) -> None:
         self._given = recorder
         self._recorder: Recorder | None = None
-        self._decoder: Decoder | None = None
+        self._decoder: View | None = None
         self._kept: OrderedDict[Shape, _Recorded] = OrderedDict()
         self._runs: Counter[Shape] = Counter()
         self._bytes = 0
@@ -79,12 +79,13 @@ class Replay:
             self._record(one, prompts, self._recorder)
         return None
 
-    def _turn_to(self, decoder: Decoder) -> None:
+    def _turn_to(self, decoder: View) -> None:
         """Drop what belongs to another decoder."""
         self._forget()
         self.refused.clear()
         # Streamed weights lie elsewhere every time, and a recording is of one device.
-        on_cuda = decoder.device.type == "cuda" and not decoder.is_streamed and len(decoder.devices) == 1
+        stays = not decoder.is_streamed and len(decoder.devices) == 1
+        on_cuda = decoder.device.type == "cuda" and decoder.route == "fused" and stays
         self._recorder = self._given or (CudaRecorder(decoder.device) if on_cuda else None)
         self._decoder = decoder
 

@@ -34,13 +34,19 @@ class Prompt:
 
 
 def read_prompts(
-    sources: Sequence[Any], tokenizer: Any, *, vocab_size: int, max_positions: int, reading: Reading = PLAIN
+    sources: Sequence[Any],
+    tokenizer: Any,
+    *,
+    vocab_size: int,
+    max_positions: int,
+    min_tokens: int = 2,
+    reading: Reading = PLAIN,
 ) -> list[Prompt | PromptError]:
     """Tokenize texts (or take token ids as they are) and check that the model can read them.
 
-    In the place of an empty or one-token prompt, one longer than ``max_positions``, an id outside the vocabulary, text
-    that is not valid Unicode, text without a tokenizer, and what ``reading`` asks in vain stands the ``PromptError``
-    that says so.
+    In the place of a prompt shorter than ``min_tokens`` (a lone token can be hidden only where there are sinks) or
+    longer than ``max_positions``, an id outside the vocabulary, text that is not valid Unicode, text without a
+    tokenizer, and what ``reading`` asks in vain stands the ``PromptError`` that says so.
     """
     found = [_attempt(_readable, source, tokenizer) for source in sources]
     if reading != PLAIN:
@@ -50,21 +56,17 @@ def read_prompts(
         found = [_attempt(converse, each) for each in found]
     ids, notes = encoded([each for each in found if isinstance(each, TEXTS)], tokenizer, reading)
     read = iter(ids)
-    checked = [
-        _attempt(_checked_ids, next(read) if isinstance(each, TEXTS) else each, vocab_size, max_positions)
-        for each in found
-    ]
+    limits = (vocab_size, min_tokens, max_positions)
+    checked = [_attempt(_checked_ids, next(read) if isinstance(each, TEXTS) else each, *limits) for each in found]
     different = sorted({token_id for each in checked if isinstance(each, tuple) for token_id in each})
     piece = dict(zip(different, readable_pieces(different, tokenizer), strict=True)).__getitem__
     prompts = [Prompt(each, tuple(map(piece, each))) if isinstance(each, tuple) else each for each in checked]
     return prompts if reading == PLAIN else _described(prompts, found, notes, tokenizer)
 
 
-def read_prompt(
-    source: Any, tokenizer: Any, *, vocab_size: int, max_positions: int, reading: Reading = PLAIN
-) -> Prompt:
+def read_prompt(source: Any, tokenizer: Any, **limits: Any) -> Prompt:
     """As ``read_prompts``, for one; raises the ``PromptError``."""
-    (found,) = read_prompts([source], tokenizer, vocab_size=vocab_size, max_positions=max_positions, reading=reading)
+    (found,) = read_prompts([source], tokenizer, **limits)
     if isinstance(found, PromptError):
         raise found
     return found
@@ -127,9 +129,9 @@ def _as_ids(source: Any) -> tuple[int, ...]:
     return tuple(array.tolist())
 
 
-def _checked_ids(token_ids: tuple[int, ...], vocab_size: int, max_positions: int) -> tuple[int, ...]:
+def _checked_ids(token_ids: tuple[int, ...], vocab_size: int, min_tokens: int, max_positions: int) -> tuple[int, ...]:
     """Raise ``PromptError`` unless the model can read these ids."""
-    if len(token_ids) < 2:
+    if len(token_ids) < min_tokens:
         raise PromptError(
             f"the prompt has {len(token_ids)} of the two tokens it needs: with a lone token masked "
             "there is nothing left to attend to; give a longer prompt"

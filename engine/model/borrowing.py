@@ -1,0 +1,88 @@
+"""A transformers model lends its forward: it computes with an attention function of ours, and is afterwards as it was.
+
+What changes meanwhile: two registered names, one word in its configurations, and the training flags of its modules.
+Not for two threads at once over the same model: both would change the same word.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from typing import Any
+
+import torch
+from torch import nn
+
+EAGER = "eager"
+ATTENTION, EXPERTS = "_attn_implementation_internal", "_experts_implementation_internal"
+"""Where a configuration keeps the names of its attention and of its experts; what their setters do besides, they do to
+sub-configurations, which are visited here one by one."""
+_NUMBERS = count()
+
+
+@contextmanager
+def borrowed(model: nn.Module, attend: Callable[..., Any] | None) -> Iterator[None]:
+    """While it lasts, the model is in evaluation mode and calls ``attend`` for its attention; None is its own, eager.
+
+    The mask function is that of eager attention: without one, transformers makes no mask at all.
+    """
+    with ExitStack() as undo:
+        undo.enter_context(_evaluating(model))
+        name = EAGER if attend is None else undo.enter_context(_registered(attend))
+        configs = _configs(model)
+        undo.enter_context(_named(configs, ATTENTION, name))
+        if any(parameter.dtype == torch.float64 for parameter in model.parameters()):
+            undo.enter_context(_named(configs, EXPERTS, EAGER))  # the other kernels of experts have no float64
+        yield
+
+
+@contextmanager
+def _registered(attend: Callable[..., Any]) -> Iterator[str]:
+    """A name of its own in both registries."""
+    from transformers.masking_utils import AttentionMaskInterface, eager_mask
+    from transformers.modeling_utils import AttentionInterface
+
+    name = f"mask-impact-{next(_NUMBERS)}"
+    try:
+        AttentionInterface.register(name, attend)
+        AttentionMaskInterface.register(name, eager_mask)
+        yield name
+    finally:
+        AttentionInterface._global_mapping.pop(name, None)
+        AttentionMaskInterface._global_mapping.pop(name, None)
+
+
+@contextmanager
+def _named(configs: list[Any], what: str, name: str) -> Iterator[None]:
+    before = [getattr(config, what, None) for config in configs]
+    try:
+        for config in configs:
+            setattr(config, what, name)
+        yield
+    finally:
+        for config, implementation in zip(configs, before, strict=True):
+            setattr(config, what, implementation)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """The configurations of all modules and of their parts, each once."""
+    waiting: list[Any] = [module.config for module in model.modules() if hasattr(module, "config")]
+    found: dict[int, Any] = {}
+    while waiting:
+        config = waiting.pop()
+        if id(config) in found or not hasattr(config, ATTENTION):
+            continue
+        found[id(config)] = config
+        waiting += [getattr(config, name, None) for name in config.sub_configs]
+    return list(found.values())
