@@ -148,6 +148,15 @@ def test_nothing_stays_behind(dtype):
     assert table.equals(AttentionMasker(model.eval()).run([*TOKENS])), "dropout does not take part"
 
 
+@pytest.mark.parametrize("name", ["llama-dynamic", "llama-longrope"])
+def test_a_model_can_be_trained_afterwards(name):
+    model, ids = build(BY_NAME[name]), token_ids(BY_NAME[name])
+    AttentionMasker(model, route="generic").measure(ids)
+    assert not any(buffer.is_inference() for buffer in model.buffers())
+    model(torch.tensor([ids])).logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("call", range(0, 14, 2))
 def test_nothing_stays_behind_when_a_layer_fails(call, monkeypatch):
     model, calls = build_generic(GENERIC["phi"]).train(), []

@@ -53,6 +53,14 @@ class Parts:
             return LayerNorm(rms, None if bias is None else bias.to(self.dtype))
         return rms
 
+    def positions(self) -> Tensor | None:
+        """The learned positions, where there are any."""
+        return None if self.family.positions is None else self.weights[f"{self.family.positions}.weight"]
+
+    def is_untied(self) -> bool:
+        """Whether there is an unembedding of its own."""
+        return f"{self.family.unembedding}.weight" in self.weights
+
     def linear(self, *names: str, transposed: bool = False) -> Projection:
         """The projections of these names side by side; ``transposed`` ones are stored input first."""
         stored = (self.weights[f"{name}.weight"] for name in names)
