@@ -65,6 +65,14 @@ def test_in_shards_and_in_bfloat16(name, tmp_path):
     assert_same_table(tmp_path, name, "bfloat16")
 
 
+@pytest.mark.parametrize("words", [{}, {"cut": "window:2", "read": "output"}], ids=["table", "output"])
+@pytest.mark.parametrize("name", FIRST)
+def test_read_layer_by_layer(name, words, tmp_path):
+    build(BY_NAME[name]).save_pretrained(tmp_path)
+    whole, streamed = (AttentionMasker.from_pretrained(str(tmp_path), device="cpu", stream=on) for on in (False, True))
+    assert streamed.run(token_ids(BY_NAME[name]), **words).equals(whole.run(token_ids(BY_NAME[name]), **words))
+
+
 @pytest.mark.parametrize("name", TIED)
 def test_a_base_model_without_a_vocabulary_head(name, tmp_path):
     build(BY_NAME[name]).base_model.save_pretrained(tmp_path)
