@@ -40,6 +40,23 @@ def test_as_transformers_saves_it(name, tmp_path):
     assert_same_table(tmp_path, name)
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("asked", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["gemma-2", "granite", "gpt-2"])
+def test_the_stream_begins_as_transformers_begins_it(name, stored, asked, tmp_path, monkeypatch):
+    """Also where weights stay narrower than the answers that are asked for, as on a GPU."""
+    build(BY_NAME[name], dtype=stored).save_pretrained(tmp_path)
+    case, prompt = BY_NAME[name], torch.tensor(token_ids(BY_NAME[name]))
+    model = getattr(transformers, case.architecture).from_pretrained(tmp_path, dtype=asked)
+    if asked == "float32":
+        monkeypatch.setattr("engine.model.checkpoints.splits", lambda *_, **words: words["stored"] == torch.bfloat16)
+    with torch.inference_mode():
+        theirs = model.base_model(prompt[None], output_hidden_states=True).hidden_states[0][0]
+    for masker in (AttentionMasker.from_pretrained(str(tmp_path), device="cpu", dtype=asked), AttentionMasker(model)):
+        ours = masker.decoder.embedding(prompt, torch.arange(len(prompt)), masker.decoder.dtype)
+        torch.testing.assert_close(ours.to(theirs.dtype), theirs, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", FIRST)
 def test_in_shards_and_in_bfloat16(name, tmp_path):
     build(BY_NAME[name], dtype=torch.bfloat16).save_pretrained(tmp_path, max_shard_size="20KB")

@@ -142,7 +142,23 @@ def _constants(model: nn.Module, family: Family, layers: list[nn.Module]) -> Con
     if len(sizes) > 1:
         raise ModelError(f"the layers have heads of several sizes ({', '.join(map(str, sorted(sizes)))})")
     scales = [attrgetter(family.scale)(layer) for layer in layers]
-    return Constants(sizes.pop(), scales, lambda name: _eps(family, model.get_submodule(name)))
+    return Constants(
+        sizes.pop(), scales, lambda name: _eps(family, model.get_submodule(name)), _embedding_scale(model, family)
+    )
+
+
+def _embedding_scale(model: Any, family: Family) -> float:
+    """In the precision of the embedding, to which the model rounds it when it multiplies."""
+    if family.embedding_buffer is None:
+        return family.embedding_scale(model.config)
+    module = model.get_submodule(family.embedding)
+    scale = getattr(module, family.embedding_buffer, None)
+    if not isinstance(scale, torch.Tensor):
+        raise ModelError(
+            f"{family.embedding} is a {type(module).__name__} without {family.embedding_buffer}, which the embedding "
+            f"of {family.architecture} has; hand in the model as transformers builds it"
+        )
+    return scale.to(module.weight.dtype).item()
 
 
 def _eps(family: Family, module: Any) -> float:

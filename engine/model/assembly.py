@@ -38,12 +38,16 @@ class Constants:
     head_dim: int
     scales: Sequence[float]
     eps: Callable[[str], float]
+    embedding_scale: float
 
 
-def configured_constants(family: Family, config: Any) -> Constants:
-    """The constants that transformers gives a model of that config."""
+def configured_constants(family: Family, config: Any, dtype: torch.dtype) -> Constants:
+    """The constants that transformers gives a model of that config in ``dtype``, to which it rounds buffers."""
     scales = [family.scale_of(config, layer) for layer in range(config.num_hidden_layers)]
-    return Constants(head_dim(config), scales, lambda name: getattr(config, family.eps))
+    factor = family.embedding_scale(config)
+    if family.embedding_buffer is not None:
+        factor = torch.tensor(factor, dtype=dtype).item()
+    return Constants(head_dim(config), scales, lambda name: getattr(config, family.eps), factor)
 
 
 def assemble(
@@ -65,7 +69,7 @@ def assemble(
     return decoder_of(
         parts,
         name=name,
-        embedding=Embedding(table, embedding_scale(family, config, table.dtype), parts.positions()),
+        embedding=Embedding(table, constants.embedding_scale, parts.positions()),
         layers=tuple(parts.layer(index) for index in range(len(constants.scales))),
         projection=in_blocks(parts.linear(family.unembedding) if parts.is_untied() else Projection((table,))),
         ropes=ropes,
@@ -115,11 +119,6 @@ def decoder_of(
         device=device,
         rope_by_length=any(rope.get("rope_type") in RESCALING_ROPES for rope in family.ropes(config).values()),
     )
-
-
-def embedding_scale(family: Family, config: Any, dtype: torch.dtype) -> float:
-    """By what rows of the embedding are multiplied; transformers rounds it to the precision of the weights."""
-    return torch.tensor(family.embedding_scale(config)).to(dtype).item()
 
 
 def sights(family: Family, config: Any) -> tuple[Sight, ...]:

@@ -134,7 +134,7 @@ def build_decoder(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.devi
     ropes = configured_ropes(family, config, WORKING_DTYPE[dtype], device)
     split = splits(device, stored=checkpoint.matrix_dtype, asked=dtype)
     weights = Weights(checkpoint.tensors, torch.bfloat16 if split else dtype, dtype, device)
-    given: Any = {"constants": configured_constants(family, config), "ropes": ropes, "name": checkpoint.source}
+    given: Any = {"constants": configured_constants(family, config, dtype), "ropes": ropes, "name": checkpoint.source}
     if stream:
         return assemble_streamed(family, config, weights, split=split, **given)
     decoder = assemble(family, config, weights, **given)

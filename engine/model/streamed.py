@@ -12,7 +12,6 @@ from engine.model.assembly import (
     WORKING_DTYPE,
     Constants,
     decoder_of,
-    embedding_scale,
     parts_of,
     require_supported,
 )
@@ -53,7 +52,7 @@ def assemble_streamed(
     return decoder_of(
         parts,
         name=name,
-        embedding=StoredEmbedding(inward, embedding_scale(family, config, weights.dtype), parts.positions()),
+        embedding=StoredEmbedding(inward, constants.embedding_scale, parts.positions()),
         layers=Streamed(shelves, layer, blocks_on(weights.device, max(shelf.num_bytes for shelf in shelves))),
         projection=StoredProjection(outward or inward, None if bias is None else bias.to(parts.dtype), split),
         ropes=ropes,
