@@ -14,10 +14,11 @@ from torch import Tensor
 from engine.errors import ModelError
 from engine.kernels.projection import Projection
 from engine.model.decoder import Decoder, Rope, Sight
-from engine.model.ends import Embedding, Unembedding
+from engine.model.ends import Embedding, StoredEmbedding, Unembedding
 from engine.model.families import Family, head_dim, num_kv_heads
-from engine.model.layer import Heads
+from engine.model.layer import Heads, Layer
 from engine.model.parts import Parts
+from engine.model.stored import StoredProjection, in_blocks
 
 WORKING_DTYPE = {
     torch.float64: torch.float64,
@@ -62,27 +63,60 @@ def assemble(
 
     Raises ``ModelError`` for no layers at all, and for an activation or a kind of attention that is not supported.
     """
+    require_supported(family, config, constants, name)
+    table = weights[f"{family.embedding}.weight"]
+    parts = parts_of(family, config, weights, constants, WORKING_DTYPE[table.dtype])
+    return decoder_of(
+        parts,
+        name=name,
+        embedding=Embedding(table, constants.embedding_scale, parts.positions()),
+        layers=tuple(parts.layer(index) for index in range(len(constants.scales))),
+        projection=in_blocks(parts.linear(family.unembedding) if parts.is_untied() else Projection((table,))),
+        ropes=ropes,
+        device=table.device,
+    )
+
+
+def require_supported(family: Family, config: Any, constants: Constants, name: str) -> None:
+    """Raise ``ModelError`` for what the config asks in vain."""
     if reason := family.refused(config):
         raise ModelError(f"the config of {name!r} asks for {reason}, which is not supported")
     if not constants.scales:
         raise ModelError(f"the model {name!r} has no layers; check num_hidden_layers in its config")
-    table = weights[f"{family.embedding}.weight"]
-    dtype = WORKING_DTYPE[table.dtype]
+
+
+def parts_of(
+    family: Family, config: Any, weights: Mapping[str, Tensor], constants: Constants, dtype: torch.dtype
+) -> Parts:
+    """What makes the parts of a decoder, whose stream is of ``dtype``."""
     heads = Heads(config.num_attention_heads, num_kv_heads(config), constants.head_dim)
-    parts = Parts(family, config, weights, heads, constants.scales, constants.eps, dtype)
-    positions = None if family.positions is None else weights[f"{family.positions}.weight"]
+    return Parts(family, config, weights, heads, constants.scales, constants.eps, dtype)
+
+
+def decoder_of(
+    parts: Parts,
+    *,
+    name: str,
+    embedding: Embedding | StoredEmbedding,
+    layers: Sequence[Layer],
+    projection: Projection | StoredProjection,
+    ropes: Mapping[str, Rope],
+    device: torch.device,
+) -> Decoder:
+    """The decoder of these parts; ``projection`` gives the logits."""
+    family, config = parts.family, parts.config
     return Decoder(
         name=name,
-        embedding=Embedding(table, constants.embedding_scale, positions),
-        layers=tuple(parts.layer(index) for index in range(len(constants.scales))),
-        sights=sights(family, config),
-        final_norm=parts.norm(family.final_norm),
-        unembedding=_unembedding(family, config, parts, table),
+        embedding=embedding,
+        layers=layers,
+        sights=sights(family, config)[: len(layers)],
+        final_norm=parts.norm(family.final_norm).to(projection.device),  # tiny, and read before it
+        unembedding=Unembedding(projection, family.logits_scale(config), family.logits_cap(config)),
         ropes=ropes,
-        heads=heads,
+        heads=parts.heads,
         max_positions=_max_positions(family, config),
-        dtype=dtype,
-        device=table.device,
+        dtype=parts.dtype,
+        device=device,
         rope_by_length=any(rope.get("rope_type") in RESCALING_ROPES for rope in family.ropes(config).values()),
     )
 
@@ -91,12 +125,6 @@ def sights(family: Family, config: Any) -> tuple[Sight, ...]:
     """What the queries of every layer can see."""
     layers = range(config.num_hidden_layers)
     return tuple(Sight(family.window(config, layer), family.sinks is not None) for layer in layers)
-
-
-def _unembedding(family: Family, config: Any, parts: Parts, table: Tensor) -> Unembedding:
-    untied = f"{family.unembedding}.weight" in parts.weights
-    projection = parts.linear(family.unembedding) if untied else Projection((table,))
-    return Unembedding(projection, family.logits_scale(config), family.logits_cap(config))
 
 
 def _max_positions(family: Family, config: Any) -> int:

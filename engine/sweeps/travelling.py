@@ -46,10 +46,12 @@ class Station:
 
 def travel(journey: Journey, *, last: int) -> Iterator[Station]:
     """Run the layers 0 to ``last`` and yield what each shows. The caller decides on inference mode."""
-    run = _Run(journey)
+    decoder, passing = journey.decoder, journey.decoder.layers[: last + 1]
+    runs = {device: _Run(journey.to(device)) for device in dict.fromkeys(decoder.places)}
     stream: Carried | None = None
-    for index in range(last + 1):
-        station = run.layer(index, stream)
+    for index, device in enumerate(decoder.places[: last + 1]):
+        entering = None if stream is None else stream.to(device)
+        station = runs[device].layer(index, passing[index], entering)
         stream = station.residual
         yield station
         del station  # Whoever wants more of it than the stream has taken it.
@@ -57,13 +59,13 @@ def travel(journey: Journey, *, last: int) -> Iterator[Station]:
 
 @dataclass(frozen=True)
 class _Run:
-    """One journey on its way through a decoder."""
+    """One journey on its way through those layers of a decoder that lie on one device."""
 
     journey: Journey
 
-    def layer(self, index: int, stream: Carried | None) -> Station:
+    def layer(self, index: int, layer: Layer, stream: Carried | None) -> Station:
         """One layer; before the first there is no stream but the embedding."""
-        journey, layer = self.journey, self.journey.decoder.layers[index]
+        journey = self.journey
         active = tuple(bundle.num_active(index) for bundle in journey.bundles)
         before = tuple(bundle.num_active(index - 1) for bundle in journey.bundles)
         if stream is None:
