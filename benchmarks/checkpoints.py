@@ -111,7 +111,7 @@ def _write(stream: BinaryIO, tensors: list[Planned], dtype: torch.dtype, random:
 
 
 def _write_tokenizer(folder: Path, size: int) -> str:
-    """A byte-level BPE of about ``size`` tokens, random words; a text of seven of them."""
+    """A byte-level BPE of about ``size`` tokens, random words; a text of seven of them (letters, if there are none)."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words, merges, random = ["Ġ"], [], Random(0)
     known = set(alphabet)
@@ -131,4 +131,4 @@ def _write_tokenizer(folder: Path, size: int) -> str:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     singles = (word.replace("Ġ", " ") for word in vocabulary[-1:256:-1])
     found = [word for word in singles if len(tokenizer.encode(word).ids) == 1][:7]
-    return "".join(found)
+    return "".join(found) or ascii_lowercase[:7]

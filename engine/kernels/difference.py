@@ -86,11 +86,7 @@ class Carried:
 
     def to(self, device: torch.device) -> "Carried":
         """The same on another device."""
-        return (
-            self
-            if device == self.rows.device
-            else Carried(self.rows.to(device), self.num_baseline, self.origins.to(device))
-        )
+        return Carried(self.rows.to(device), self.num_baseline, self.origins.to(device))
 
     def chunks(self, max_rows: int) -> Iterator[tuple["Carried", slice, int]]:
         """Parts of about ``max_rows`` rows: (part, the rows of the whole that it gives, how many of its first to skip).

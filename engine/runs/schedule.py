@@ -46,6 +46,7 @@ class Schedule:
         self.rows = min(most, self._in_memory)
         self._same_length, self._alone = decoder.rope_by_length, decoder.takes_one_prompt
         self.halvings = 0
+        self.reads_weights = decoder.is_streamed
 
     def batches(self, jobs: Mapping[Key, Job]) -> Iterator[list[Key]]:
         """Keys of jobs that share a pass, longest prompts first: what does not fit shows at once."""
