@@ -36,9 +36,9 @@ class Case:
 class Grid:
     """What a table says of one prompt, read at one query position.
 
-    ``layers`` (None: all layers cut together), ``cases`` in the order of the prompt and ``variants`` (``("Answer",)`` of
-    effects) label the axes of every array in ``values``, by metric, the default metric first; NaN where a cell is null
-    or has no row. ``texts`` are ``answer`` and ``top_token_masked`` of effects, by layer and case. ``query`` is None
+    ``layers`` (None: all layers cut together), ``cases`` in the order of the prompt and ``variants`` (of effects, the
+    one ``EFFECT``) label the axes of every array in ``values``, by metric, the default metric first; NaN where a cell
+    is null or has no row. ``texts`` are ``answer`` and ``top_token_masked`` of effects, by layer and case. ``query`` is None
     where the table has no such column, ``queries`` are those that could be chosen. ``text`` is the prompt's, if known.
     """
 
@@ -106,21 +106,20 @@ def _at_query(rows: pl.DataFrame, query: int | None) -> tuple[pl.DataFrame, tupl
 def _grid(rows: pl.DataFrame, queries: tuple[int, ...], source: Source, prompt_id: PromptId | None) -> Grid:
     effects = is_effects(rows.columns)
     labels = [name for name in CASE if name in rows.columns]
+    names = [name for name in labels if name != "is_special"]
     layers = rows["layer"].unique().sort(nulls_last=True)
-    cases = rows.select(labels).unique(labels[:3], keep="first", maintain_order=True)
+    cases = rows.select(labels).unique(names, keep="first", maintain_order=True)
     cases = cases.sort("token_position", maintain_order=True)
-    rows = (
-        rows.with_columns(variant=pl.lit(EFFECT)) if effects else rows.with_columns(pl.col("variant").cast(pl.String))
-    )
+    rows = rows.with_columns(variant=pl.lit(EFFECT) if effects else pl.col("variant").cast(pl.String))
     variants = rows["variant"].unique(maintain_order=True)
     places = (
         _places(rows, layers.to_frame("layer")),
-        _places(rows, cases.select([name for name in labels if name != "is_special"])),
+        _places(rows, cases.select(names)),
         _places(rows, variants.to_frame("variant")),
     )
     shape = (len(layers), len(cases), len(variants))
     _require_single(places, shape)
-    metrics = [m for m in ((*EFFECT_METRICS,) if effects else (*IMPACT_METRICS, *CELLS)) if m in rows.columns]
+    metrics = [m for m in (EFFECT_METRICS if effects else (*IMPACT_METRICS, *CELLS)) if m in rows.columns]
     texts = ("answer", "top_token_masked") if effects else ()
     return Grid(
         effects=effects,
