@@ -43,7 +43,8 @@ ORDER = [
     *(f"crews.{name}" for name in ("connection", "desk", "actors", "cluster")),
     *("making", "experiment", "figures.sources", "figures.grids"),
     *(f"summaries.{name}" for name in ("lines", "layers", "answers", "naive")),
-    *("summary", "walkthrough", "verification", "commands"),
+    *("summary", *(f"pages.{name}" for name in ("packing", "averages", "prompts", "origin", "measures", "page"))),
+    *("walkthrough", "verification", "commands"),
 ]
 """A module may import what stands before it, and its own folder."""
 
@@ -103,7 +104,8 @@ def test_the_engine_never_imports_benchmarks_or_tests():
     "code",
     [
         "import engine",
-        "import engine.commands.prompt_set, engine.commands.run, engine.commands.verify, engine.commands.analyze",
+        "import engine.commands.prompt_set, engine.commands.run, engine.commands.verify, engine.commands.analyze, "
+        "engine.commands.report",
         "import cli",
     ],
 )

@@ -25,7 +25,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="FILE", required=True, help="where the page goes: .html")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--prompts", metavar="N", type=_count, default=50, help="of a set: the first N prompts, beside the mean (default: 50)"
+        "--prompts",
+        metavar="N",
+        type=_count,
+        default=50,
+        help="of a set: the first N prompts, beside the mean (default: 50)",
     )
     which.add_argument("--prompt-ids", metavar="LIST", help="of a set: these prompts, such as 3,17")
     return parser

@@ -72,7 +72,11 @@ def _order(variant: str) -> int:
 
 
 def _means(
-    sums: pl.DataFrame, metrics: Sequence[str], layers: Sequence[int | None], places: Sequence[int], variants: Sequence[str]
+    sums: pl.DataFrame,
+    metrics: Sequence[str],
+    layers: Sequence[int | None],
+    places: Sequence[int],
+    variants: Sequence[str],
 ) -> Float[np.ndarray, "metric layer place variant"]:
     """Sums over counts, NaN where nothing is defined; the first place sums all others."""
     shape = (len(metrics), len(layers), len(places), len(variants))
@@ -93,5 +97,5 @@ def _named(place: int) -> str:
     if place in (ALL, FIRST):
         return "all tokens" if place == ALL else "position 0"
     if place < 3:
-        return "at the query" if place == 0 else f"{place} before"
+        return "the query" if place == 0 else f"{place} before"
     return f"{(1 << place - 2) + 1}–{1 << place - 1} before"

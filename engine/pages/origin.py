@@ -7,13 +7,27 @@ from typing import Any
 
 from engine.questions.saying import spoken
 
-KNOWN = ("description", "model", "layers", "heads", "route", "dtype", "device", "prompt", "prompts", "question", "manifest")
+KNOWN = (
+    "description",
+    "model",
+    "layers",
+    "heads",
+    "route",
+    "dtype",
+    "device",
+    "prompt",
+    "prompts",
+    "question",
+    "manifest",
+)
 """Entries of a provenance that have a line of their own; the others follow by their names."""
-UNKNOWN = [("Origin", "the file does not say; Parquet files and datasets keep what produced them, CSV and JSON lines do not")]
+UNKNOWN = [
+    ("Origin", "the file does not say; Parquet files and datasets keep what produced them, CSV and JSON lines do not")
+]
 
 
 def origin_lines(provenance: Mapping[str, Any], *, is_set: bool) -> list[tuple[str, str]]:
-    """Model, shape, prompt, question, the command that asks it again, versions; in the order in which they are shown."""
+    """Model, shape, prompt, question, the command that asks it again, versions; in the order of the page."""
     if not provenance:
         return UNKNOWN
     versions = [(name.replace("_", "-"), _text(value)) for name, value in provenance.items() if name not in KNOWN]
@@ -32,7 +46,11 @@ def origin_lines(provenance: Mapping[str, Any], *, is_set: bool) -> list[tuple[s
 
 def _of_manifest(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a dataset knows beyond a single file."""
-    known = {"Fingerprint": ("model", "fingerprint"), "Started": ("times", "started"), "Finished": ("times", "finished")}
+    known = {
+        "Fingerprint": ("model", "fingerprint"),
+        "Started": ("times", "started"),
+        "Finished": ("times", "finished"),
+    }
     found = [(name, manifest.get(part, {}).get(key)) for name, (part, key) in known.items()]
     return [(name, _text(value)) for name, value in found if value]
 

@@ -64,7 +64,7 @@ def page_data(source: Source, *, prompts: int = PROMPTS, prompt_ids: Sequence[st
 
 
 def assemble(data: dict[str, Any]) -> str:
-    """The page of ``data``: ASCII. Its policy lets the one style and the one script run that stand in it, nothing else."""
+    """The page of ``data``: ASCII. Its policy lets the style and the script in it run, and nothing else."""
     style = (PARTS / "page.css").read_text(encoding="utf-8")
     script = "\n".join(part.read_text(encoding="utf-8") for part in sorted(PARTS.glob("*.js")))
     script, style = (f'"use strict";\n{_ascii_script(script)}', style)
@@ -96,7 +96,9 @@ def _mean(source: Source, count: int) -> dict[str, Any]:
 
 
 def _note(shown_count: int, count: int, queries_left_out: int) -> str | None:
-    several = f"This page holds {shown_count:,} of {count:,} prompts, and the mean of all." if shown_count < count else ""
+    several = (
+        f"This page holds {shown_count:,} of {count:,} prompts, and the mean of all." if shown_count < count else ""
+    )
     queries = f"{queries_left_out:,} query positions are left out for its size." if queries_left_out else ""
     return " ".join(filter(None, (several, queries))) or None
 

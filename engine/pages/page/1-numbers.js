@@ -1,7 +1,9 @@
 // Numbers and texts: base64 arrays into grids, and both into something a person can read.
 
 function decoded(base64) {
-  const bytes = Uint8Array.from(atob(base64), (sign) => sign.charCodeAt(0));
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
   const view = new DataView(bytes.buffer);
   const numbers = new Float32Array(bytes.length / 4);
   for (let i = 0; i < numbers.length; i++) numbers[i] = view.getFloat32(4 * i, true);
@@ -35,11 +37,11 @@ class Grid {
 const CODES = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]/gu;
 
 /** A text in which signs that show nothing, or that reorder what stands around them, are written as their codes. */
-function visible(text, longest = 60) {
+function visible(text, longest = 60, { lines = false } = {}) {
   const cut = [...text.slice(0, 2 * longest + 2)];
   const shown = cut.slice(0, longest).join("") + (cut.length > longest ? "…" : "");
   const codes = shown.replace(CODES, (sign) => `<U+${sign.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}>`);
-  return codes.replaceAll("\n", "↵").replaceAll("\t", "⇥");
+  return lines ? codes : codes.replaceAll("\n", "↵").replaceAll("\t", "⇥");
 }
 
 /** The same for labels: the space in front, which many tokens have, is seen. */

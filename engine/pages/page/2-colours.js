@@ -8,9 +8,11 @@ function isDark() {
 
 /** A scale over these values: `place(value)` is in 0..1, undefined values have none; `ticks` name its ends. */
 function scaleOver(values, { logarithmic, diverging }) {
-  let most = 0, least = Infinity;
+  let most = 0, least = Infinity, lacking = false, negative = false;
   for (const value of values) {
     const size = Math.abs(value);
+    lacking ||= Number.isNaN(size);
+    negative ||= value < 0;
     if (size > most) most = size;
     if (size > 0 && size < least) least = size;
   }
@@ -22,8 +24,9 @@ function scaleOver(values, { logarithmic, diverging }) {
   // Around zero the logarithm has no end, so small changes of either sign meet in the middle.
   const grown = logarithmic ? (diverging ? (size) => (size <= low ? 0 : 0.05 + 0.95 * log(size)) : log) : linear;
   const place = diverging ? (value) => 0.5 + 0.5 * Math.sign(value) * grown(Math.abs(value)) : (value) => grown(value);
-  const near = logarithmic ? `≤ ${shortNumber(low)}` : "0";
-  return { place, ticks: diverging ? [-most, near, most] : [near, most], logarithmic, diverging };
+  const near = logarithmic ? `${diverging ? "±" : "≤ "}${shortNumber(low)}` : "0";
+  const ticks = diverging ? [shortNumber(-most), near, `+${shortNumber(most)}`] : [near, "", shortNumber(negative ? -most : most)];
+  return { place, ticks, lacking, logarithmic, diverging };
 }
 
 function rampOf(diverging) {
@@ -61,13 +64,15 @@ function inkOn(scale, value) {
 }
 
 function showLegend(element, scale, title) {
-  const ramp = element.ownerDocument.createElement("span");
-  ramp.className = "ramp";
+  const ramp = made("span", "ramp");
   ramp.style.background = `linear-gradient(to right, ${rampOf(scale.diverging).join(", ")})`;
-  const none = element.ownerDocument.createElement("span");
-  none.className = "none";
-  none.style.background = undefinedColour();
-  const [first, ...rest] = scale.ticks.map((tick) => (typeof tick === "number" ? shortNumber(tick) : tick));
-  const kind = scale.logarithmic ? "logarithmic" : "linear";
-  element.replaceChildren(first, ramp, rest.join(" … "), `${title}, ${kind}`, none, "undefined");
+  const [low, middle, high] = scale.ticks;
+  const kind = `${title}, ${scale.logarithmic ? "logarithmic" : "linear"}${scale.diverging ? `, ${middle} in the middle` : ""}`;
+  const parts = [made("span", "", low), ramp, made("span", "", high), made("span", "", `(${kind})`)];
+  if (scale.lacking) {
+    const none = made("span", "none");
+    none.style.background = undefinedColour();
+    parts.push(none, made("span", "", "undefined"));
+  }
+  element.replaceChildren(...parts);
 }

@@ -1,6 +1,6 @@
 // A heat map on a canvas that draws only what is in sight, so a thousand tokens cost what a screenful does.
 
-const GUTTER = 44, LABEL = 11, WIDEST = 46, LONGEST = 14;
+const GUTTER = 44, LABEL = 11, WIDEST = 64, LONGEST = 14;
 
 class Heatmap {
   /** `choose(row, column)` is called by click and by arrow keys; `tell(row, column)` gives a hover's text. */
@@ -34,7 +34,7 @@ class Heatmap {
     this.cellWidth = Math.max(narrowest, Math.min(WIDEST, room / columns.length));
     const upright = longest + 6 > Math.max(this.cellWidth, Math.min(room / columns.length, longest + 10));
     if (!upright) this.cellWidth = Math.max(this.cellWidth, longest + 10);
-    this.cellHeight = Math.max(9, Math.min(26, Math.round(430 / rows.length)));
+    this.cellHeight = Math.max(9, Math.min(32, Math.round(430 / rows.length)));
     this.upright = upright;
     this.foot = upright ? Math.min(longest, 110) + 10 : LABEL + 10;
     this.height = rows.length * this.cellHeight + this.foot;
@@ -75,11 +75,13 @@ class Heatmap {
       }
     }
     this.drawColumns(context, style, first, last, left);
-    context.strokeStyle = style.getPropertyValue("--mark");
-    context.lineWidth = 2;
     // Of a row alone, where no column is chosen, the whole row.
     const [from, width] = chosen[1] < 0 ? [GUTTER, this.width - GUTTER - 2] : [left(chosen[1]), Math.max(this.cellWidth - 1, 3)];
-    context.strokeRect(from, chosen[0] * this.cellHeight, width, this.cellHeight - 1);
+    for (const [line, thickness] of [["--ground", 5], ["--mark", 2.5]]) {
+      context.strokeStyle = style.getPropertyValue(line);
+      context.lineWidth = thickness;
+      context.strokeRect(from, chosen[0] * this.cellHeight, width, this.cellHeight - 1);
+    }
     context.restore();
     this.drawRows(context, style);
   }
@@ -87,7 +89,7 @@ class Heatmap {
   drawColumns(context, style, first, last, left) {
     const { columns, chosen } = this.content;
     const top = this.content.rows.length * this.cellHeight + 6;
-    const every = Math.max(1, Math.ceil((LABEL + 2) / this.cellWidth));
+    const every = Math.max(1, Math.ceil(LABEL / this.cellWidth));
     for (let column = first; column < last; column++) {
       const isChosen = column === chosen[1], near = Math.abs(column - chosen[1]) < every;
       if (!isChosen && (near || column % every)) continue;

@@ -23,7 +23,7 @@ class CellTable {
       ["token", (l, c) => grid.cases[c].text, false],
       ...(grid.variants.length > 1 ? [["variant", (l, c, v) => v, false]] : []),
       ...grid.metrics.map((name, m) => [measure(name).label, (l, c, v) => grid.at(m, l, c, v), true]),
-      ...(grid.top ? [["top token then", (l, c) => grid.top.texts[grid.top.codes[l][c]] ?? "", false]] : []),
+      ...(grid.top ? [["top token when hidden", (l, c) => grid.top.texts[grid.top.codes[l][c]] ?? "", false]] : []),
     ];
   }
 

@@ -76,7 +76,7 @@ function cellText(layer, item, variant, gap) {
   const all = shownValues(variant).filter((each) => !Number.isNaN(each));
   const rank = 1 + all.filter((each) => Math.abs(each) > Math.abs(value)).length;
   const where = grid.layers[layer] === null ? "all layers" : `layer ${layerName(grid.layers[layer])}`;
-  const top = grid.top ? [`most likely then “${visible(grid.top.texts[grid.top.codes[layer][item]] ?? "", 40)}”`] : [];
+  const top = grid.top ? [`top token when hidden “${visible(grid.top.texts[grid.top.codes[layer][item]] ?? "", 40)}”`] : [];
   return [
     `${caseName(grid.cases[item])}, ${where}${grid.effects ? "" : `, ${grid.variants[variant]}`}`,
     ...named,

@@ -83,14 +83,14 @@ function renderMap() {
   const { grid, metric, variant, visibleCases } = state;
   const scale = chosenScale(shownValues());
   const room = byId("map-scroll").clientWidth - 60;
-  byId("fit-choice").hidden = visibleCases.length * 13 < room;
+  byId("fit-choice").hidden = visibleCases.length * 11 <= room;
   map.show({
     rows: grid.layers.map(layerName),
     columns: visibleCases.map((c) => label(grid.cases[c].text, LONGEST)),
     value: (l, column) => grid.at(metric, l, visibleCases[column], variant),
     colour: colouring(scale),
     chosen: [state.layer, visibleCases.indexOf(state.item)],
-    narrowest: byId("fit").checked ? 0.5 : 13,
+    narrowest: byId("fit").checked ? 0.5 : 11,
   });
   showLegend(byId("map-legend"), scale, `${measure(grid.metrics[metric]).label}`);
   byId("map").setAttribute("aria-label", `Heat map of ${byId("map-title").textContent}. Arrow keys choose a cell, which is told below.`);
@@ -102,7 +102,8 @@ function renderHeads() {
   byId("heads-section").hidden = family.length === 0;
   if (!family.length) return;
   const scale = chosenScale(grid.layers.flatMap((_, l) => family.map((v) => grid.at(metric, l, item, v))));
-  byId("heads-title").textContent = `Heads, when ${caseName(grid.cases[item])} is hidden`;
+  const hidden = caseName(grid.cases[item]);
+  byId("heads-title").textContent = state.prompt.aggregate ? `Heads, tokens: ${hidden}` : `Heads, when ${hidden} is hidden`;
   heads.show({
     rows: grid.layers.map(layerName),
     columns: family.map((v) => grid.variants[v].split("_")[1]),
@@ -134,7 +135,7 @@ function renderStrip() {
   });
   byId("strip").replaceChildren(...children);
   const kind = grid.effects ? "the strongest over layers" : "the mean over layers";
-  byId("strip-hint").textContent = `Choose a token. Its colour: ${measure(grid.metrics[state.metric]).label}, ${kind}.`;
+  byId("strip-hint").textContent = `Choose a ${state.prompt.aggregate ? "place, counted from the position that is read" : "token"}. Its colour: ${measure(grid.metrics[state.metric]).label}, ${kind}.`;
 }
 
 function moveInStrip(event) {

@@ -1,7 +1,7 @@
 // The page opens.
 
 function showOrigin() {
-  const entries = page.origin.flatMap(([name, text]) => [made("dt", "", name), made("dd", "", visible(text, 12000).replaceAll("↵", "\n"))]);
+  const entries = page.origin.flatMap(([name, text]) => [made("dt", "", name), made("dd", "", visible(text, 12000, { lines: true }))]);
   byId("origin").replaceChildren(...entries);
   byId("subtitle").textContent = page.subtitle;
   byId("note").hidden = !page.note;
