@@ -41,7 +41,9 @@ ORDER = [
     *(f"datasets.{name}" for name in ("feed", "merging", "progress", "stopping", "production", "reading")),
     *(f"crews.{name}" for name in ("serial", "worker_process", "seat", "processes")),
     *(f"crews.{name}" for name in ("connection", "desk", "actors", "cluster")),
-    *("making", "experiment", "figures.sources", "figures.grids"),
+    *("making", "experiment"),
+    *(f"figures.{name}" for name in ("sources", "grids", "labels", "scales", "views", "maps", "lists", "charts")),
+    "figures.saving",
     *(f"summaries.{name}" for name in ("lines", "layers", "answers", "naive")),
     *("summary", *(f"pages.{name}" for name in ("packing", "averages", "prompts", "origin", "measures", "page"))),
     *("walkthrough", "verification", "commands"),
@@ -105,12 +107,13 @@ def test_the_engine_never_imports_benchmarks_or_tests():
     [
         "import engine",
         "import engine.commands.prompt_set, engine.commands.run, engine.commands.verify, engine.commands.analyze, "
-        "engine.commands.report",
+        "engine.commands.plot, engine.commands.report",
         "import cli",
     ],
 )
 def test_import_does_nothing(code):
-    probe = f"{code}; import sys; print([m for m in ('torch', 'transformers', 'polars', 'numpy') if m in sys.modules])"
+    heavy = ("torch", "transformers", "polars", "numpy", "altair")
+    probe = f"{code}; import sys; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ENGINE.parent, check=True)
     assert out.stdout.strip() == "[]"
 

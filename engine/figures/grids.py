@@ -38,8 +38,8 @@ class Grid:
 
     ``layers`` (None: all layers cut together), ``cases`` in the order of the prompt and ``variants`` (of effects, the
     one ``EFFECT``) label the axes of every array in ``values``, by metric, the default metric first; NaN where a cell
-    is null or has no row. ``texts`` are ``answer`` and ``top_token_masked`` of effects, by layer and case. ``query`` is None
-    where the table has no such column, ``queries`` are those that could be chosen. ``text`` is the prompt's, if known.
+    is null or has no row. ``texts`` are ``answer`` and ``top_token_masked`` of effects, by layer and case. ``query`` is
+    None where the table has no such column, ``queries`` are what could be chosen. ``text`` is the prompt's, if known.
     """
 
     effects: bool

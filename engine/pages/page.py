@@ -8,10 +8,10 @@ from string import Template
 from typing import Any
 
 from engine.errors import ResultsError, SelectionError
+from engine.figures.scales import THEMES, Theme
 from engine.figures.sources import Results, Source, source_of
 from engine.files import FilePath, new_file, shown
 from engine.pages.averages import averages
-from engine.pages.colours import COLOURS
 from engine.pages.measures import COLUMNS, MEASURES
 from engine.pages.origin import origin_lines
 from engine.pages.packing import script_json
@@ -58,7 +58,7 @@ def page_data(source: Source, *, prompts: int = PROMPTS, prompt_ids: Sequence[st
         "note": note,
         "measures": MEASURES,
         "columns": COLUMNS,
-        "colours": COLOURS,
+        "colours": {name: _colours(theme) for name, theme in THEMES.items()},
         "prompts": [*([_mean(source, count)] if count > 1 else []), *shown_prompts],
     }
 
@@ -76,7 +76,8 @@ def assemble(data: dict[str, Any]) -> str:
 
 def _within_room(source: Source, ids: Sequence[Any], count: int) -> tuple[list[dict[str, Any]], str | None]:
     """The prompts that fit, the first whatever its size, and what is to be said of those that do not."""
-    room, found, queries_left_out = MOST_BYTES, [], 0
+    found: list[dict[str, Any]] = []
+    room, queries_left_out = MOST_BYTES, 0
     for prompt_id, grids in single_prompts(source, ids):
         kept, taken = fitting(grids, room)
         if not kept and found:
@@ -101,6 +102,11 @@ def _note(shown_count: int, count: int, queries_left_out: int) -> str | None:
     )
     queries = f"{queries_left_out:,} query positions are left out for its size." if queries_left_out else ""
     return " ".join(filter(None, (several, queries))) or None
+
+
+def _colours(theme: Theme) -> dict[str, object]:
+    """A theme's scales as the page has them, the same as those of figures."""
+    return {"sequential": theme.one_sign, "diverging": theme.two_signs, "undefined": theme.no_value}
 
 
 def _subtitle(provenance: Any, source: Source) -> str:
