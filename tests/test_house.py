@@ -42,7 +42,8 @@ ORDER = [
     *(f"figures.{name}" for name in ("sources", "grids", "labels", "scales", "views", "maps", "lists", "charts")),
     "figures.saving",
     *(f"summaries.{name}" for name in ("lines", "layers", "answers", "naive")),
-    *("summary", "walkthrough", "verification", "commands"),
+    *("summary", *(f"pages.{name}" for name in ("packing", "averages", "prompts", "origin", "measures", "page"))),
+    *("walkthrough", "verification", "commands"),
 ]
 """A module may import what stands before it, and its own folder."""
 
@@ -103,7 +104,7 @@ def test_the_engine_never_imports_benchmarks_or_tests():
     [
         "import engine",
         "import engine.commands.prompt_set, engine.commands.run, engine.commands.verify, engine.commands.analyze, "
-        "engine.commands.plot",
+        "engine.commands.plot, engine.commands.report",
         "import cli",
     ],
 )
