@@ -57,21 +57,20 @@ def analyze_across(
     Raises ``ResultsError`` for a table without defined values, without heads when they are asked for, with the rows of
     a prompt apart, and for a bootstrap beyond memory.
     """
-    way, together, kept = BYS[by], Together(), Kept(bootstrap)
-    keys = [*SERIES, *way.labels]
-    moments, often = Moments(keys), Often(among) if by == "head" else None
-    for found in finished(value_batches(lazy, [way], skip_first=skip_first), {by: PromptMeans(way, lengths=lengths)}):
-        part = found[by]
-        together.require(part[PROMPT_ID])
-        for each in (moments, kept, often):
-            if each is not None and len(part):
-                each.add(part)
+    way, kept = BYS[by], Kept(bootstrap)
+    moments, often = Moments([*SERIES, *way.labels]), Often(among) if by == "head" else None
+    for part in _parts(lazy, way, skip_first=skip_first, lengths=lengths):
+        moments.add(part)
+        kept.add(part)
+        if often is not None:
+            often.add(part)
     if moments.frame.is_empty():
         raise ResultsError(f"there is nothing to compare by {by}: no value is defined, or no row is left")
     least = usual_min_count(kept.prompts) if min_count is None else min_count
+    numbers = ("mean", "low", "high")
     groups = kept.intervals(moments).filter(pl.col("prompts") >= least)
     if often is not None:
-        groups = groups.join(often.shares(), on=keys, how="left")
+        groups = groups.join(often.shares(), on=moments.by, how="left")
     return Across(
         by=way,
         prompts=kept.prompts,
@@ -79,8 +78,17 @@ def analyze_across(
         min_count=least,
         bootstrap=kept.drawn,
         skip_first=skip_first,
-        groups=presented(groups, way, numbers=["mean", "low", "high"], score="mean"),
+        groups=presented(groups, way, numbers=numbers, score="mean"),
     )
+
+
+def _parts(lazy: pl.LazyFrame, way: By, *, skip_first: bool, lengths: pl.DataFrame | None) -> Iterator[pl.DataFrame]:
+    """The means of the prompts, as they end."""
+    together, means = Together(), {way.name: PromptMeans(way, lengths=lengths)}
+    for found in finished(value_batches(lazy, [way], skip_first=skip_first), means):
+        together.require(found[way.name][PROMPT_ID])
+        if len(found[way.name]):
+            yield found[way.name]
 
 
 def usual_min_count(prompts: int) -> int:

@@ -14,6 +14,8 @@ from engine.tables.columns import is_effects
 from engine.tables.table import PROMPT_ID
 
 NUMBERS = ("mean_a", "mean_b", "difference", "low", "high", "relative")
+VALUES = ("mean", "mean_b", "difference")
+SHAPE = ("layer", "head")
 USUAL = ("head", "text", "layer")
 
 
@@ -54,36 +56,51 @@ def compare(
     together, for other layers or heads in one than in the other, and as ``analyze_across`` does.
     """
     effects = _kind_of_both(a, b)
-    a, b = _alike_ids(a, b)
     names = tuple(by or (name for name in USUAL if not (effects and name == "head")))
-    sides = [_Side(names, table, skip_first, length) for table, length in zip((a, b), lengths, strict=True)]
-    pairing, kept = Pairing(), {name: Kept(bootstrap) for name in names}
-    moments = {name: [Moments([*SERIES, *BYS[name].labels], value) for value in VALUES] for name in names}
-    for pairs in pairing.pairs(sides[0].means(), sides[1].means()):
-        for name in names:
-            if len(part := pairs[name].with_columns(difference=pl.col("mean_b") - pl.col("mean"))):
-                kept[name].add(part)
-                for each in moments[name]:
-                    each.add(part)
-    _require_alike(*sides)
-    found = {
-        name: _paired(moments[name], kept[name]) if pairing.paired else _unpaired(*(side.of(name) for side in sides))
-        for name in names
-    }
-    prompts = pairing.paired or min(side.prompts for side in sides)
+    tables = zip(_alike_ids(a, b), lengths, strict=True)
+    first, second = (_Side(names, table, skip_first, length) for table, length in tables)
+    pairing, pairs = Pairing(), _Pairs(names, bootstrap)
+    for part in pairing.pairs(first.means(), second.means()):
+        pairs.add(part)
+    _require_alike(first, second)
+    found = pairs.groups() if pairing.paired else {name: _unpaired(first.of(name), second.of(name)) for name in names}
+    prompts = pairing.paired or min(first.prompts, second.prompts)
     least = usual_min_count(prompts) if min_count is None else min_count
     return Comparison(
         paired=pairing.paired,
         alone=pairing.alone,
         differing=pairing.differing,
         min_count=least,
-        bootstrap=next(iter(kept.values())).drawn if pairing.paired else None,
+        bootstrap=pairs.drawn if pairing.paired else None,
         skip_first=skip_first,
         groups={name: _ranked(frame.filter(pl.col("prompts") >= least), BYS[name]) for name, frame in found.items()},
     )
 
 
-VALUES = ("mean", "mean_b", "difference")
+class _Pairs:
+    """Means in both sets, and of the differences, over the pairs so far."""
+
+    def __init__(self, names: Sequence[str], bootstrap: Bootstrap | None) -> None:
+        self._kept = {name: Kept(bootstrap) for name in names}
+        self._moments = {name: [Moments([*SERIES, *BYS[name].labels], value) for value in VALUES] for name in names}
+
+    def add(self, pairs: Means) -> None:
+        """Count in what ``Pairing.pairs`` found."""
+        for name, kept in self._kept.items():
+            part = pairs[name].with_columns(difference=pl.col("mean_b") - pl.col("mean"))
+            if len(part):
+                kept.add(part)
+                for each in self._moments[name]:
+                    each.add(part)
+
+    def groups(self) -> dict[str, pl.DataFrame]:
+        """The groups by each name, with intervals of the difference."""
+        return {name: _paired(self._moments[name], kept) for name, kept in self._kept.items()}
+
+    @property
+    def drawn(self) -> Bootstrap | None:
+        """How the intervals are drawn, if they are."""
+        return next(iter(self._kept.values())).drawn
 
 
 class _Side:
@@ -117,9 +134,6 @@ class _Side:
         found = {"layer": ["layer"], "head": ["kind", "code"]}
         frames = {name: self.of(name) for name in found}
         return {name: set(frames[name].select(found[name]).rows()) if frames[name].width else set() for name in found}
-
-
-SHAPE = ("layer", "head")
 
 
 def _kind_of_both(a: pl.LazyFrame, b: pl.LazyFrame) -> bool:
