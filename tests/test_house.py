@@ -45,7 +45,11 @@ ORDER = [
     *(f"datasets.{name}" for name in ("feed", "merging", "progress", "stopping", "production", "reading")),
     *(f"crews.{name}" for name in ("serial", "worker_process", "seat", "processes")),
     *(f"crews.{name}" for name in ("connection", "desk", "actors", "cluster")),
-    *("making", "experiment", *(f"summaries.{name}" for name in ("lines", "layers", "answers", "naive"))),
+    *(
+        "making",
+        "experiment",
+        *(f"summaries.{name}" for name in ("ink", "heat", "lines", "layers", "answers", "naive")),
+    ),
     *("summary", "walkthrough", "verification", "commands"),
 ]
 """A module may import what stands before it, and its own folder."""
