@@ -16,6 +16,10 @@ ORDER = [
     *(f"questions.{name}" for name in ("indices", "words", "heads", "question", "saying")),
     *(f"findings.{name}" for name in ("cells", "sums", "quantiles", "analysis", "answers", "terminal", "report")),
     "findings.answers_report",
+    *(
+        f"findings.{name}"
+        for name in ("units", "intervals", "across", "pairing", "comparison", "across_report", "tidy")
+    ),
     *(f"text.{name}" for name in ("knockouts", "forks", "plans", "pieces", "chat", "reading", "prompts")),
     *(f"text.{name}" for name in ("characters", "spans", "groups", "rules")),
     *(f"kernels.{name}" for name in ("difference", "norms", "activations", "products", "split", "projection")),
@@ -41,7 +45,7 @@ ORDER = [
     *("making", "experiment"),
     *(f"figures.{name}" for name in ("sources", "grids", "labels", "scales", "views", "maps", "lists", "charts")),
     "figures.saving",
-    *(f"summaries.{name}" for name in ("lines", "layers", "answers", "naive")),
+    *(f"summaries.{name}" for name in ("ink", "heat", "lines", "layers", "answers", "naive")),
     *("summary", *(f"pages.{name}" for name in ("packing", "averages", "prompts", "origin", "measures", "page"))),
     *("walkthrough", "verification", "commands"),
 ]

@@ -158,6 +158,7 @@ def _report(
     run: float,
 ) -> str:
     """The summary between what produced it and what it took."""
+    from engine.summaries.ink import ink_of
     from engine.summaries.naive import naive_passes
     from engine.summary import summarize
 
@@ -167,7 +168,7 @@ def _report(
     return "\n".join(
         (
             f"Model   {origin['description']}; {shape}",
-            summarize(found, question),
+            summarize(found, question, ink=ink_of(sys.stderr if arguments.output == "-" else sys.stdout)),
             "",
             f"{found.num_rows:,} rows -> {place}",
             f"{run:.3f} s for what takes {naive.count:,} forward passes the naive way ({naive.reason}); "
