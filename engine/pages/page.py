@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -25,17 +25,24 @@ SUFFIXES = (".html", ".htm")
 
 
 def write_report(
-    results: Results, path: FilePath, *, prompts: int = PROMPTS, prompt_ids: Sequence[str] | None = None
+    results: Results,
+    path: FilePath,
+    *,
+    prompts: int = PROMPTS,
+    prompt_ids: Sequence[str] | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> int:
     """Write ``results`` (a frame, a results file, a dataset's folder) as a page to ``path``; returns its bytes.
 
     Of several prompts the page shows their mean and the first ``prompts`` of them, or those of ``prompt_ids``, as far
-    as they fit into ``MOST_BYTES``; what is left out is said on the page. The file appears complete or not at all.
-    Raises ``ResultsError`` for what is no table of results or a path that takes no file, ``SelectionError`` for
-    prompts that are not there.
+    as they fit into ``MOST_BYTES``; what is left out is said on the page. ``provenance`` says what produced a frame.
+    The file appears complete or not at all. Raises ``ResultsError`` for what is no table of results or a path that
+    takes no file, ``SelectionError`` for prompts that are not there.
     """
     require_page_name(path)
-    page = assemble(page_data(source_of(results), prompts=prompts, prompt_ids=prompt_ids)).encode("ascii")
+    page = assemble(
+        page_data(source_of(results, provenance=provenance), prompts=prompts, prompt_ids=prompt_ids)
+    ).encode("ascii")
     with new_file(path) as file:
         file.write(page)
     return len(page)
