@@ -280,6 +280,9 @@ def test_prompts_without_partner_or_with_other_tokens_are_left_out():
     text = comparison_as_text(found, top=3, names=("a", "b"))
     assert "whose tokens differ" in text
     assert "Left out: 1 only in A." in text
+    assert text.count("BY HEAD, the greatest changes first") == 1
+    rare = compare(a.lazy(), b.lazy(), min_count=1000)
+    assert comparison_as_text(rare, top=3, names=("a", "b")).count("(no group is in enough prompts)") == 3
 
 
 def test_sets_without_a_prompt_in_common_are_compared_unpaired():
