@@ -1,12 +1,16 @@
 """Means over prompts and comparisons agree with plain loops over plain rows, and errors are one line."""
 
 import json
+import subprocess
+import sys
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from benchmarks.made_dataset import make_dataset
 from engine import AttentionMasker
 from engine.commands import main
 from engine.errors import ResultsError
@@ -19,6 +23,7 @@ from engine.findings.terminal import width
 from engine.tables.results import write_table
 from engine.tables.table import build_table, variant_names
 
+ROOT = Path(__file__).parent.parent
 TEXTS = ["a", " b", "東京", "<i>\n", ""]
 WAYS = ["text", "position", "layer", "head"]
 
@@ -275,6 +280,9 @@ def test_prompts_without_partner_or_with_other_tokens_are_left_out():
     text = comparison_as_text(found, top=3, names=("a", "b"))
     assert "whose tokens differ" in text
     assert "Left out: 1 only in A." in text
+    assert text.count("BY HEAD, the greatest changes first") == 1
+    rare = compare(a.lazy(), b.lazy(), min_count=1000)
+    assert comparison_as_text(rare, top=3, names=("a", "b")).count("(no group is in enough prompts)") == 3
 
 
 def test_sets_without_a_prompt_in_common_are_compared_unpaired():
@@ -351,3 +359,19 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, words, says):
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert says in err
+
+
+def test_memory_does_not_grow_with_prompts(tmp_path):
+    """Ten times the prompts take no more than half as much again: what remains is a batch and the groups."""
+    script = (
+        "import resource, sys; from engine.commands import main; main(sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+    )
+    peaks = []
+    for prompts in (300, 3000):
+        folder = tmp_path / str(prompts)
+        make_dataset(folder, prompts=prompts, layers=12, heads=8)
+        words = [sys.executable, "-c", script, "analyze", str(folder), "--by", "text"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
+        peaks.append(int(done.stderr))
+    assert peaks[1] < 1.5 * peaks[0]

@@ -78,7 +78,8 @@ def comparison_as_text(found: Comparison, *, top: int, names: tuple[str, str]) -
     parts = [lines]
     for name, groups in found.groups.items():
         heading = f"BY {NAMES[name].upper()}" + (", the greatest changes first" if BYS[name].ranked else "")
-        parts += [[heading, "", *section] for section in _sections(groups, BYS[name], top)]
+        one, *others = _sections(groups, BYS[name], top) if len(groups) else [["  (no group is in enough prompts)"]]
+        parts += [[heading, "", *one], *others]
     return "\n\n\n".join("\n".join(part) for part in parts) + "\n"
 
 

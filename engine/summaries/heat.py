@@ -60,7 +60,8 @@ def _cell(share: float, width: int, ink: Ink) -> str:
 def _ticks(positions: Sequence[int], width: int) -> str:
     """Positions over their columns, as many as fit."""
     every = max(1, -(-TICK_COLUMNS // width))
-    return "".join(f"{position:<{every * width}}" for position in positions[::every]).rstrip()
+    line = "".join(f"{position:<{every * width}}" for position in positions[::every])
+    return line[: len(positions) * width].rstrip()
 
 
 def _titled(title: str, per_row: int, per_column: int) -> str:

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Any
 
 PLAIN_DEPTH, DEPTH_256, TRUE_COLOUR = 0, 256, 1 << 24
 CIVIDIS = (
@@ -48,8 +48,8 @@ class Ink:
 PLAIN = Ink()
 
 
-def ink_of(stream: TextIO | None, environ: Mapping[str, str] = os.environ) -> Ink:
-    """What ``stream`` can show, as the terminal and the usual variables say.
+def ink_of(stream: Any, environ: Mapping[str, str] = os.environ) -> Ink:
+    """What ``stream`` (any that has ``isatty``, or None) can show, as the terminal and the usual variables say.
 
     ``NO_COLOR`` forbids colours and ``FORCE_COLOR`` asks for them, in a pipe too; otherwise a terminal has those that
     ``COLORTERM`` and ``TERM`` tell.
