@@ -21,6 +21,8 @@ SUITES = {
     "peers": "the same table by TransformerLens and by nnsight, checked equal, then timed",
     "sets": "datasets of many prompts: beside plain forwards, rows per second, bytes, memory, two workers",
     "questions": "attention knockout, cuts in all layers, all query positions: beside what plain forwards take",
+    "stream": "weights read layer by layer: peak memory and time beside weights in memory, the same bytes",
+    "analysis": "analyze, and its ways across prompts, on a dataset of 100 million rows: time and peak memory",
     "parity": "largest errors of every family beside Hugging Face: logits, residual streams, tables",
     "cuda": "speed, memory and accuracy on a GPU, float32 and bfloat16 (exit code 2 where there is none)",
 }
@@ -93,6 +95,7 @@ def _options(parsed: argparse.Namespace) -> Options:
         output=parsed.output,
         every_suite=parsed.suite == "all",
         quick=parsed.quick,
+        large=parsed.large,
     )
 
 
@@ -119,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, default=Path(".benchmarks"), help="folder of the reports (.benchmarks)")
     parser.add_argument("--quick", action="store_true", help="tiny model and few rounds; figures mean nothing")
+    parser.add_argument("--large", action="store_true", help="stream: an 8 B shape as well, 16 GB on the disk")
     return parser
 
 

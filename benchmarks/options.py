@@ -14,7 +14,8 @@ class Options:
 
     ``naive_passes`` ends each naive run after so many forwards and extrapolates its time; None lets the prompt's length
     decide. ``every_suite`` is True when all suites run, so that the long prompts are not left out. ``quick`` shrinks
-    whatever can be shrunk, to try the program: its figures are not meant to be reported.
+    whatever can be shrunk, to try the program: its figures are not meant to be reported. ``large`` adds what takes
+    minutes and tens of gigabytes of disk.
     """
 
     shapes: tuple[str, ...] | None = None
@@ -26,6 +27,7 @@ class Options:
     output: Path = Path(".benchmarks")
     every_suite: bool = False
     quick: bool = False
+    large: bool = False
 
     @property
     def dtype(self) -> str:

@@ -19,7 +19,9 @@ class NoNarrowing(TorchFunctionMode):
         named = dict(kwargs or {})
         if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
             target = (*args[1:], named.get("dtype"))
-            if func is Tensor.float or (func is Tensor.to and any(each is torch.float32 for each in target)):
+            if func is Tensor.float or (
+                func in (Tensor.to, Tensor.type) and any(each is torch.float32 for each in target)
+            ):
                 return args[0]
             if named.get("dtype") is torch.float32:
                 del named["dtype"]
@@ -40,19 +42,23 @@ def float64_model(model: PreTrainedModel) -> PreTrainedModel:
     for name, module in model.named_modules():
         if name.endswith("rotary_emb"):
             wide.set_submodule(name, copy.deepcopy(module).cpu())
-    for whole in {wide, wide.base_model}:
-        whole.register_forward_pre_hook(_enter, with_kwargs=True)
-        whole.register_forward_hook(_leave, always_call=True)
+    for part in wide.modules():  # of which any may be called by itself
+        part.register_forward_pre_hook(_enter)
+        part.register_forward_hook(_leave, always_call=True)
     return wide
 
 
-_ACTIVE: list[NoNarrowing] = []
+_ACTIVE: list[NoNarrowing | None] = []
+"""The mode of the outermost module that runs, and None for each within."""
 
 
-def _enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-    _ACTIVE.append(NoNarrowing())
-    _ACTIVE[-1].__enter__()
+def _enter(module: nn.Module, args: Any) -> None:
+    _ACTIVE.append(None if _ACTIVE else NoNarrowing())
+    if _ACTIVE[-1] is not None:
+        _ACTIVE[-1].__enter__()
 
 
 def _leave(module: nn.Module, args: Any, output: Any) -> None:
-    _ACTIVE.pop().__exit__(None, None, None)
+    mode = _ACTIVE.pop()
+    if mode is not None:
+        mode.__exit__(None, None, None)

@@ -123,11 +123,11 @@ def _rows(measured: Measured) -> Iterator[Row]:
 
 def _tables(found: Sequence[Measured], dtypes: Sequence[str]) -> Iterator[Table]:
     """The largest errors of every family, then those of every model."""
-    header = ("model", *(f"{metric} {dtype}" for dtype in dtypes for metric in METRICS))
+    figures = [f"{metric} {dtype}" for dtype in dtypes for metric in METRICS]
     for title, label in (("Largest errors by family", "family"), ("Largest errors by model", "name")):
         lines = dict.fromkeys(getattr(measured.case, label) for measured in found)
         rows = [(line, *_worst([m for m in found if getattr(m.case, label) == line], dtypes)) for line in lines]
-        yield Table(title=title, header=header, rows=tuple(rows))
+        yield Table(title=title, header=(title.split()[-1], *figures), rows=tuple(rows))
 
 
 def _worst(found: Sequence[Measured], dtypes: Sequence[str]) -> Iterator[str]:

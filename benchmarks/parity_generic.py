@@ -5,6 +5,7 @@ distance shares of the baseline vector, as both ways subtract vectors of that si
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from benchmarks.generic_cases import GENERIC_CASES, TOKENS, GenericCase, build_generic
 from benchmarks.naive_generic import naive_distances
+from benchmarks.oracle import NoNarrowing
 from engine import AttentionMasker
 from engine.errors import ImpactError
 from engine.kernels.batches import make_batch
@@ -35,8 +37,13 @@ class GenericParity:
 
 
 def generic_parity(case: GenericCase, *, dtype: torch.dtype = torch.float64) -> GenericParity:
-    """The generic route beside the model's own eager forward and the naive way."""
-    model, ids = build_generic(case, dtype=dtype), [*TOKENS]
+    """The generic route beside the model's own eager forward and the naive way, in float64 without any float32."""
+    model = build_generic(case, dtype=dtype)
+    with NoNarrowing() if dtype == torch.float64 else nullcontext():
+        return _measured(case, model, [*TOKENS])
+
+
+def _measured(case: GenericCase, model: Any, ids: list[int]) -> GenericParity:
     logits, streams = _forward_errors(model, ids)
     impact: Any = AttentionMasker(model, route="generic").measure(ids)
     naive = naive_distances(model, ids, layers=case.layers, added=case.added, factor=case.factor)

@@ -62,7 +62,19 @@ SHAPES = {
         intermediate_size=3072,
         vocab_size=151936,
     ),
+    # https://huggingface.co/Qwen/Qwen3-8B/blob/main/config.json
+    "qwen3-8b": Shape(
+        num_hidden_layers=36,
+        hidden_size=4096,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        intermediate_size=12288,
+        vocab_size=151936,
+    ),
 }
+UNTIED = ("qwen3-8b",)
+"""Shapes with an unembedding of their own."""
 SMALL = 50_000_000
 """Parameters up to which running a model hundreds of times, or in float64, is cheap."""
 

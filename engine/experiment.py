@@ -106,16 +106,21 @@ class AttentionMasker:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "float32",
         route: str = "auto",
+        stream: bool = False,
+        device_map: str | None = None,
     ) -> "AttentionMasker":
         """Load a local folder or a hub id; None is the model that ships with the program.
 
         ``device``: auto, cpu, cuda, cuda:N or mps. ``dtype``: float32, float64, or bfloat16 (products in bfloat16,
-        everything between them in float32; on the generic ``route`` everything as transformers computes it). Raises
-        ``ModelError`` and ``DeviceError``.
+        everything between them in float32; on the generic ``route`` everything as transformers computes it). With
+        ``stream`` the weights stay in their files, and every pass reads them layer by layer: memory holds two layers,
+        and the numbers are the same. ``device_map="auto"`` lays the layers out over all devices there are (with
+        accelerate). Raises ``ModelError`` and ``DeviceError``.
         """
-        masker = cls(*load_view(model, device=device, dtype=dtype, route=route))
+        place: dict[str, Any] = {"stream": stream, "device_map": device_map}
+        masker = cls(*load_view(model, device=device, dtype=dtype, route=route, **place))
         name, kind = None if model is None else str(model), str(dtype).removeprefix("torch.")
-        masker._source = Source(name, str(device), kind, masker.route)
+        masker._source = Source(name, str(device), kind, masker.route, **place)
         return masker
 
     def run(
@@ -284,7 +289,7 @@ class AttentionMasker:
         replace the masker's own; a model that the user holds keeps its weights, so memory must allow a copy.
         """
         first, self._runs = self._runs == 0 and not again, self._runs + 1
-        if first or self._settled or self.view.device.type != "cpu":
+        if first or self._settled or self.view.is_streamed or self.view.device.type != "cpu":
             return
         self._settled = True
         if CACHED_BYTES < self.view.weight_bytes < free_host_bytes():
@@ -300,6 +305,8 @@ def run_masking_experiment(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
     route: str = "auto",
+    stream: bool = False,
+    device_map: str | None = None,
     layers: Sequence[int] | None = None,
     tokens: Sequence[int] | None = None,
     **choices: Unpack[Choices],
@@ -308,7 +315,8 @@ def run_masking_experiment(
 
     For several prompts, load once: ``AttentionMasker.from_pretrained(...)`` and then ``run`` for each.
     """
-    masker = AttentionMasker.from_pretrained(model, device=device, dtype=dtype, route=route)
+    place: dict[str, Any] = {"stream": stream, "device_map": device_map}
+    masker = AttentionMasker.from_pretrained(model, device=device, dtype=dtype, route=route, **place)
     return masker.run(prompt, layers=layers, tokens=tokens, **choices)
 
 

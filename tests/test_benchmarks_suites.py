@@ -246,3 +246,12 @@ def test_help_tells_every_suite(capsys):
         main(["--help"])
     text = capsys.readouterr().out
     assert all(f"  {name} " in text for name in SUITES)
+
+
+def test_streamed_weights_beside_weights_in_memory(capsys, tmp_path):
+    code, summary, markdown = run(capsys, tmp_path, "--suite", "stream")
+    assert code == 0
+    assert "holds: tiny, 0.0 GB of float32, in float32: both tables are the same bytes" in markdown
+    assert {"tiny, float32, streamed: peak memory", "tiny, float32, in memory: command"} <= set(
+        summary["figures"]["stream"]
+    )

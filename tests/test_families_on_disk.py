@@ -8,6 +8,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from benchmarks.species import LLAMA3, LONGROPE, YARN
 from benchmarks.zoo import CASES, build, token_ids
 from engine import AttentionMasker
 from engine.errors import ModelError
@@ -40,11 +41,36 @@ def test_as_transformers_saves_it(name, tmp_path):
     assert_same_table(tmp_path, name)
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("asked", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["gemma-2", "granite", "gpt-2"])
+def test_the_stream_begins_as_transformers_begins_it(name, stored, asked, tmp_path, monkeypatch):
+    """Also where weights stay narrower than the answers that are asked for, as on a GPU."""
+    build(BY_NAME[name], dtype=stored).save_pretrained(tmp_path)
+    case, prompt = BY_NAME[name], torch.tensor(token_ids(BY_NAME[name]))
+    model = getattr(transformers, case.architecture).from_pretrained(tmp_path, dtype=asked)
+    if asked == "float32":
+        monkeypatch.setattr("engine.model.checkpoints.splits", lambda *_, **words: words["stored"] == torch.bfloat16)
+    with torch.inference_mode():
+        theirs = model.base_model(prompt[None], output_hidden_states=True).hidden_states[0][0]
+    for masker in (AttentionMasker.from_pretrained(str(tmp_path), device="cpu", dtype=asked), AttentionMasker(model)):
+        ours = masker.decoder.embedding(prompt, torch.arange(len(prompt)), masker.decoder.dtype)
+        torch.testing.assert_close(ours.to(theirs.dtype), theirs, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", FIRST)
 def test_in_shards_and_in_bfloat16(name, tmp_path):
     build(BY_NAME[name], dtype=torch.bfloat16).save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     assert_same_table(tmp_path, name, "bfloat16")
+
+
+@pytest.mark.parametrize("words", [{}, {"cut": "window:2", "read": "output"}], ids=["table", "output"])
+@pytest.mark.parametrize("name", FIRST)
+def test_read_layer_by_layer(name, words, tmp_path):
+    build(BY_NAME[name]).save_pretrained(tmp_path)
+    whole, streamed = (AttentionMasker.from_pretrained(str(tmp_path), device="cpu", stream=on) for on in (False, True))
+    assert streamed.run(token_ids(BY_NAME[name]), **words).equals(whole.run(token_ids(BY_NAME[name]), **words))
 
 
 @pytest.mark.parametrize("name", TIED)
@@ -98,14 +124,33 @@ def edit_config(folder, *, without=(), **changes):
         ("qwen3-moe", ["num_local_experts", "rope_parameters"], {"num_experts": 6, "rope_theta": 10000.0}),
         ("gemma-3-window-in-all-layers", ["rope_parameters"], {"rope_local_base_freq": 1e4, "rope_theta": 1e6}),
         ("phi-3", ["rope_parameters"], {"rope_theta": 10000.0, "rope_scaling": None, "partial_rotary_factor": 1.0}),
+        (
+            "phi-3-longrope",
+            ["rope_parameters"],
+            {
+                "rope_theta": 10000.0,
+                "original_max_position_embeddings": 10,
+                "rope_scaling": {"type": "longrope", **{key: LONGROPE[key] for key in ("short_factor", "long_factor")}},
+            },
+        ),
+        (
+            "gemma-3",
+            ["rope_parameters"],
+            {"rope_theta": 1e4, "rope_local_base_freq": 100.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+        ),
+        ("gpt-oss", ["rope_parameters"], {"rope_theta": 1e4, "rope_scaling": {**YARN, "truncate": False}}),
+        ("llama-llama3-rope", ["rope_parameters"], {"rope_theta": 1e4, "rope_scaling": LLAMA3}),
         ("gpt-2", ["n_inner", "tie_word_embeddings", "scale_attn_by_inverse_layer_idx"], {}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_configs_from_before_transformers_5(name, without, changes, tmp_path):
-    build(BY_NAME[name]).save_pretrained(tmp_path)
+    model = build(BY_NAME[name])
+    model.save_pretrained(tmp_path)
     edit_config(tmp_path, without=without, **changes)
     assert_same_table(tmp_path, name)
+    ids = token_ids(BY_NAME[name])
+    assert AttentionMasker.from_pretrained(str(tmp_path), device="cpu").run(ids).equals(AttentionMasker(model).run(ids))
 
 
 def without(*parts):

@@ -16,17 +16,18 @@ ORDER = [
     *(f"questions.{name}" for name in ("indices", "words", "heads", "question", "saying")),
     *(f"findings.{name}" for name in ("cells", "sums", "quantiles", "analysis", "answers", "terminal", "report")),
     "findings.answers_report",
+    *(
+        f"findings.{name}"
+        for name in ("units", "intervals", "across", "pairing", "comparison", "across_report", "tidy")
+    ),
     *(f"text.{name}" for name in ("knockouts", "forks", "plans", "pieces", "chat", "reading", "prompts")),
     *(f"text.{name}" for name in ("characters", "spans", "groups", "rules")),
     *(f"kernels.{name}" for name in ("difference", "norms", "activations", "products", "split", "projection")),
     *(f"kernels.{name}" for name in ("experts", "rotary", "caps", "scores", "batches", "masks", "causal")),
     *("kernels.attention", "kernels.shifts", "demo"),
-    *(
-        f"model.{name}"
-        for name in ("view", "mlps", "layer", "ends", "decoder", "families", "acts", "parts", "assembly")
-    ),
-    *(f"model.{name}" for name in ("angles", "adoption", "devices", "tensors")),
-    *("model.sources", "model.weights", "model.checkpoints"),
+    *(f"model.{name}" for name in ("tensors", "blocks", "streaming", "stored", "view", "mlps", "layer", "ends")),
+    *(f"model.{name}" for name in ("decoder", "families", "acts", "parts", "assembly", "angles", "adoption")),
+    *(f"model.{name}" for name in ("devices", "sources", "weights", "streamed", "checkpoints")),
     *(f"model.{name}" for name in ("borrowing", "handover", "visits", "additions", "foreign", "probing", "catalogue")),
     *("model.loading", "model.fingerprint"),
     *(
@@ -44,8 +45,9 @@ ORDER = [
     *("making", "experiment"),
     *(f"figures.{name}" for name in ("sources", "grids", "labels", "scales", "views", "maps", "lists", "charts")),
     "figures.saving",
-    *(f"summaries.{name}" for name in ("lines", "layers", "answers", "naive")),
-    *("summary", "walkthrough", "verification", "commands"),
+    *(f"summaries.{name}" for name in ("ink", "heat", "lines", "layers", "answers", "naive")),
+    *("summary", *(f"pages.{name}" for name in ("packing", "averages", "prompts", "origin", "measures", "page"))),
+    *("walkthrough", "verification", "commands"),
 ]
 """A module may import what stands before it, and its own folder."""
 
@@ -106,7 +108,7 @@ def test_the_engine_never_imports_benchmarks_or_tests():
     [
         "import engine",
         "import engine.commands.prompt_set, engine.commands.run, engine.commands.verify, engine.commands.analyze, "
-        "engine.commands.plot",
+        "engine.commands.plot, engine.commands.report",
         "import cli",
     ],
 )

@@ -1,8 +1,12 @@
 """Options that several commands share: which model, where it runs, in which numbers."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from engine.commands.arguments import Parser
+
+if TYPE_CHECKING:
+    from engine.experiment import AttentionMasker
 
 EXAMPLE_PROMPT = "The Eiffel Tower is in"
 EMBEDDED = "embedded demo model"
@@ -14,6 +18,15 @@ def add_model_options(parser: Parser) -> None:
     group.add_argument("--model", metavar="M", help="local folder or hub id (default: the embedded demo model)")
     group.add_argument("--device", metavar="D", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     group.add_argument("--dtype", metavar="T", default="float32", help="float32 (default), float64 or bfloat16")
+
+
+def add_placement_options(parser: Parser) -> None:
+    """``--stream`` and ``--device-map``, for commands that need the engine's view on the model alone."""
+    group = parser.add_argument_group("models larger than memory").add_mutually_exclusive_group()
+    group.add_argument(
+        "--stream", action="store_true", help="read the weights layer by layer: memory holds two layers at a time"
+    )
+    group.add_argument("--device-map", metavar="MAP", help="auto: lay the layers out over all devices (accelerate)")
 
 
 def add_route_option(parser: Parser) -> None:
@@ -31,3 +44,11 @@ def describe_model(arguments: argparse.Namespace) -> str:
     if arguments.model is None:
         return f"{EMBEDDED} (a toy that knows a few hundred facts; choose a real one with --model)"
     return str(arguments.model)
+
+
+def loaded_masker(arguments: argparse.Namespace) -> "AttentionMasker":
+    """The model of a command that has all of these options. Raises ``ModelError`` and ``DeviceError``."""
+    from engine.experiment import AttentionMasker
+
+    place = {name: getattr(arguments, name) for name in ("device", "dtype", "route", "stream", "device_map")}
+    return AttentionMasker.from_pretrained(arguments.model, **place)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from engine.commands import questions
 from engine.commands.arguments import Parser
-from engine.commands.choices import describe_model
+from engine.commands.choices import describe_model, loaded_masker
 from engine.errors import ResultsError, SelectionError
 from engine.files import show
 from engine.questions.indices import parse_indices
@@ -90,12 +90,10 @@ def _blueprint(
     layers = None if arguments.layers is None else parse_indices(arguments.layers, what="--layers")
     tokens = None if arguments.tokens is None else parse_indices(arguments.tokens, what="--tokens")
     from engine.datasets.manifest import IDS, recorded_kernel
-    from engine.experiment import AttentionMasker
     from engine.model.devices import release_memory
 
     questions.require_rule(question, tokens)
-    place = {"device": arguments.device, "dtype": arguments.dtype, "route": arguments.route}
-    masker = AttentionMasker.from_pretrained(arguments.model, **place)
+    masker = loaded_masker(arguments)
     blueprint = masker.draw_dataset(
         layers=layers,
         tokens=tokens,

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from engine.commands import prompt_set, questions
 from engine.commands.arguments import Parser
-from engine.commands.choices import EMBEDDED, EXAMPLE_PROMPT, add_model_options, add_route_option, describe_model
+from engine.commands.choices import (
+    EMBEDDED,
+    EXAMPLE_PROMPT,
+    add_model_options,
+    add_placement_options,
+    add_route_option,
+    describe_model,
+    loaded_masker,
+)
 from engine.errors import ResultsError
 from engine.files import show
 from engine.questions.indices import parse_indices
@@ -64,6 +72,7 @@ def build_parser() -> Parser:
     prompt_set.add_options(parser)
     add_model_options(parser)
     add_route_option(parser)
+    add_placement_options(parser)
     return parser
 
 
@@ -79,13 +88,10 @@ def execute(arguments: argparse.Namespace) -> int:
     from engine.tables.results import check_writable, write_table
 
     check_writable(arguments.output)
-    from engine.experiment import AttentionMasker
-
     questions.require_rule(question, tokens)
     watch = iter if arguments.quiet else _progress
     started = time.perf_counter()
-    place = {"device": arguments.device, "dtype": arguments.dtype, "route": arguments.route}
-    masker = AttentionMasker.from_pretrained(arguments.model, **place)
+    masker = loaded_masker(arguments)
     loaded = time.perf_counter()
     choices = questions.choices_of(arguments)
     found = masker.measure(arguments.prompt, layers=layers, tokens=tokens, next_tokens=5, watch=watch, **choices)
@@ -152,6 +158,7 @@ def _report(
     run: float,
 ) -> str:
     """The summary between what produced it and what it took."""
+    from engine.summaries.ink import ink_of
     from engine.summaries.naive import naive_passes
     from engine.summary import summarize
 
@@ -161,7 +168,7 @@ def _report(
     return "\n".join(
         (
             f"Model   {origin['description']}; {shape}",
-            summarize(found, question),
+            summarize(found, question, ink=ink_of(sys.stderr if arguments.output == "-" else sys.stdout)),
             "",
             f"{found.num_rows:,} rows -> {place}",
             f"{run:.3f} s for what takes {naive.count:,} forward passes the naive way ({naive.reason}); "

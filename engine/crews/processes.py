@@ -52,7 +52,7 @@ def receipts(
 def orders_for(order: Order, num_workers: int) -> list[Order]:
     """The order of each worker: the GPUs are dealt out in turn, the cores shared unless ``threads`` is given."""
     threads = order.threads or max(1, _num_cores() // num_workers)
-    num_cards = _num_cards(order.device) if num_workers > 1 else 0
+    num_cards = _num_cards(order.device) if num_workers > 1 and order.device_map is None else 0
     devices = [f"cuda:{index % num_cards}" if num_cards > 1 else order.device for index in range(num_workers)]
     return [replace(order, device=device, threads=threads) for device in devices]
 

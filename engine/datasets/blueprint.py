@@ -31,6 +31,8 @@ class Source:
     device: str
     dtype: str
     route: str = "auto"
+    stream: bool = False
+    device_map: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Blueprint:
             device=settings["device"] if source.device == "auto" else source.device,
             dtype=source.dtype,
             route=source.route,
+            stream=source.stream,
+            device_map=source.device_map,
             layers=tuple(settings["layers"]),
             tokens=None if settings["tokens"] is None else tuple(settings["tokens"]),
             question=_anywhere(self.settings[QUESTION]),  # the same, but for where a file of spans lies

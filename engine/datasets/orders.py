@@ -15,6 +15,9 @@ class Order:
     device: str
     dtype: str
     route: str = "auto"
+    stream: bool = False
+    """Whether the weights stay in their files."""
+    device_map: str | None = None
     layers: tuple[int, ...]
     tokens: tuple[int, ...] | None
     question: Choices = field(default_factory=Choices)

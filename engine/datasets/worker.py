@@ -59,13 +59,14 @@ class Worker:
 
         if order.threads is not None:
             torch.set_num_threads(order.threads)
-        decoder, tokenizer = load_view(order.model, device=order.device, dtype=order.dtype, route=order.route)
+        place = {name: getattr(order, name) for name in ("device", "dtype", "route", "stream", "device_map")}
+        decoder, tokenizer = load_view(order.model, **place)
         if order.fingerprint not in (None, fingerprint(decoder)):
             raise ModelError(
                 f"{order.model!r} is another model here than where the run began; give every worker the same"
             )
         with keeping_to(order.product), torch.inference_mode():
-            if order.packed:
+            if order.packed and not order.stream:
                 decoder.pack()
         return cls(order, Measuring(decoder, tokenizer))
 

@@ -10,7 +10,7 @@ per token of any prompt), ``m`` difference row (one per variant of any reading).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -78,6 +78,16 @@ class Batch:
     """Those of each reading."""
     of: tuple[int, ...]
     """The prompt of each reading."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        if device == self.prompts.device:
+            return self
+        rows = {name: getattr(self, name).to(device) for name in ("token_ids", "positions")}
+        queries = {name: getattr(self, name).to(device) for name in ("query_positions", "query_rows")}
+        grids = {name: replace(getattr(self, name), device=device) for name in ("prompts", "variants")}
+        origins = {name: getattr(self, name).to(device) for name in ("origins", "query_origins")}
+        return replace(self, **rows, **queries, **grids, **origins)
 
     def at_query(self, rows: Float[Tensor, "r ..."]) -> Float[Tensor, "b ..."]:
         """The rows of the queries; of a single prompt without a copy."""

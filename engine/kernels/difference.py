@@ -50,6 +50,10 @@ class Origins:
             self._parts[start, stop] = rows, Origins(inverse, self.device)
         return self._parts[start, stop]
 
+    def to(self, device: torch.device) -> "Origins":
+        """The same on another device."""
+        return self if device == self.device else Origins(self.host, device)
+
     def none(self) -> "Origins":
         """Origins of no difference row at all."""
         return Origins(self.host[:0], self.device)
@@ -79,6 +83,10 @@ class Carried:
 
     def with_rows(self, rows: Float[Tensor, "n ... c2"]) -> "Carried":
         return Carried(rows, self.num_baseline, self.origins)
+
+    def to(self, device: torch.device) -> "Carried":
+        """The same on another device."""
+        return Carried(self.rows.to(device), self.num_baseline, self.origins.to(device))
 
     def chunks(self, max_rows: int) -> Iterator[tuple["Carried", slice, int]]:
         """Parts of about ``max_rows`` rows: (part, the rows of the whole that it gives, how many of its first to skip).

@@ -57,9 +57,9 @@ class RMSNorm:
     def epsilons(self) -> tuple[Float[Tensor, ""], ...]:
         return (self.eps,)
 
-    def to(self, dtype: torch.dtype) -> "RMSNorm":
-        """The same norm in another precision."""
-        return RMSNorm(self.weight.to(dtype), self.eps.to(dtype))
+    def to(self, kind: torch.dtype | torch.device) -> "RMSNorm":
+        """The same norm in another precision, or on another device."""
+        return RMSNorm(self.weight.to(kind), self.eps.to(kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +89,9 @@ class LayerNorm:
     def epsilons(self) -> tuple[Float[Tensor, ""], ...]:
         return self.rms.epsilons
 
-    def to(self, dtype: torch.dtype) -> "LayerNorm":
-        """The same norm in another precision."""
-        return LayerNorm(self.rms.to(dtype), None if self.bias is None else self.bias.to(dtype))
+    def to(self, kind: torch.dtype | torch.device) -> "LayerNorm":
+        """The same norm in another precision, or on another device."""
+        return LayerNorm(self.rms.to(kind), None if self.bias is None else self.bias.to(kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +121,9 @@ class WholeNorms:
     def epsilons(self) -> tuple[Float[Tensor, ""], ...]:
         return (*self.query.epsilons, *self.key.epsilons)
 
-    def to(self, dtype: torch.dtype) -> "WholeNorms":
-        """The same norms in another precision."""
-        return replace(self, query=self.query.to(dtype), key=self.key.to(dtype))
+    def to(self, kind: torch.dtype | torch.device) -> "WholeNorms":
+        """The same norms in another precision, or on another device."""
+        return replace(self, query=self.query.to(kind), key=self.key.to(kind))
 
 
 Norm = RMSNorm | LayerNorm | WholeNorms

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -64,10 +65,22 @@ class Projection:
         product = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return product if product.dtype == rows.dtype else product.to(rows.dtype)
 
+    def wide_product(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n o"]:
+        """The same in float64."""
+        return torch.cat([F.linear(rows.double(), _dense(weight).double()) for weight in self.weights], dim=1)
+
+    @property
+    def device(self) -> torch.device:
+        return self.weights[0].device
+
+    @property
+    def num_cells(self) -> int:
+        return sum(weight.numel() for weight in self.weights)
+
     def shares(self, rows: Float[Tensor, "n c"], num_parts: int) -> Float[Tensor, "n po"]:
         """What each of ``num_parts`` equal parts of the input channels (heads) adds to the product, side by side."""
         (weight,) = self.weights
-        dense = (weight.to_dense() if weight.is_mkldnn else weight).to(rows.dtype)
+        dense = _dense(weight).to(rows.dtype)
         parts = rearrange(rows, "n (p c) -> p n c", p=num_parts) @ rearrange(dense, "o (p c) -> p c o", p=num_parts)
         return rearrange(parts, "p n o -> n (p o)")
 
@@ -87,6 +100,11 @@ class Projection:
             if len(self.weights) > 1:
                 joined = torch.cat(self.weights, out=scratch.setdefault(shape, joined.new_empty(shape)))
             self.weights = (pack(joined),)
+
+
+def _dense(weight: Float[Tensor, "o c"]) -> Float[Tensor, "o c"]:
+    """The weight in the usual order."""
+    return weight.to_dense() if weight.is_mkldnn else weight
 
 
 def joined_bias(biases: Sequence[Float[Tensor, " _"] | None], widths: Sequence[int]) -> Float[Tensor, " o"] | None:

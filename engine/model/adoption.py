@@ -26,12 +26,12 @@ def adopt(model: Any) -> Decoder:
     """
     family = family_of(model)
     config: Any = model.config
-    device = _only_device(model)
     stored = model.get_parameter(f"{family.embedding}.weight").dtype
     _refuse_mixed_dtypes(model, family)
     if stored not in WORKING_DTYPE:
         raise ModelError(f"weights of {stored} are not supported; load the model with dtype=torch.float32")
     layers = list(model.get_submodule(family.layers).children())[: config.num_hidden_layers]
+    device = _first_device(model, family, layers)
     for index, layer in enumerate(layers):
         _refuse_unknown_weights(family, layer, config, index)
         _refuse_other_modules(family, layer, config, index)
@@ -142,7 +142,23 @@ def _constants(model: nn.Module, family: Family, layers: list[nn.Module]) -> Con
     if len(sizes) > 1:
         raise ModelError(f"the layers have heads of several sizes ({', '.join(map(str, sorted(sizes)))})")
     scales = [attrgetter(family.scale)(layer) for layer in layers]
-    return Constants(sizes.pop(), scales, lambda name: _eps(family, model.get_submodule(name)))
+    return Constants(
+        sizes.pop(), scales, lambda name: _eps(family, model.get_submodule(name)), _embedding_scale(model, family)
+    )
+
+
+def _embedding_scale(model: Any, family: Family) -> float:
+    """In the precision of the embedding, to which the model rounds it when it multiplies."""
+    if family.embedding_buffer is None:
+        return family.embedding_scale(model.config)
+    module = model.get_submodule(family.embedding)
+    scale = getattr(module, family.embedding_buffer, None)
+    if not isinstance(scale, torch.Tensor):
+        raise ModelError(
+            f"{family.embedding} is a {type(module).__name__} without {family.embedding_buffer}, which the embedding "
+            f"of {family.architecture} has; hand in the model as transformers builds it"
+        )
+    return scale.to(module.weight.dtype).item()
 
 
 def _eps(family: Family, module: Any) -> float:
@@ -153,9 +169,16 @@ def _eps(family: Family, module: Any) -> float:
     return eps
 
 
-def _only_device(model: nn.Module) -> torch.device:
-    devices = {parameter.device for parameter in model.parameters()}
-    if len(devices) != 1 or "meta" in {device.type for device in devices}:
-        places = ", ".join(sorted(map(str, devices)))
-        raise ModelError(f"the model's weights lie on {places}; load it whole onto one device, without device_map")
-    return devices.pop()
+def _first_device(model: nn.Module, family: Family, layers: list[nn.Module]) -> torch.device:
+    """The device of the embedding. Raises ``ModelError`` unless every layer lies on one device, and in its memory."""
+    if any(parameter.device.type == "meta" for parameter in model.parameters()):
+        raise ModelError(
+            "some of the model's weights are in no memory (on the meta device): offloaded, or never loaded; leave the "
+            "device map out and read them layer by layer, with stream=True or --stream"
+        )
+    for index, layer in enumerate(layers):
+        devices = {parameter.device for parameter in layer.parameters()}
+        if len(devices) > 1:
+            places = ", ".join(sorted(map(str, devices)))
+            raise ModelError(f"layer {index} is spread over {places}; a device_map must keep every layer on one device")
+    return model.get_parameter(f"{family.embedding}.weight").device

@@ -14,10 +14,11 @@ from torch import Tensor
 from engine.errors import ModelError
 from engine.kernels.projection import Projection
 from engine.model.decoder import Decoder, Rope, Sight
-from engine.model.ends import Embedding, Unembedding
+from engine.model.ends import Embedding, StoredEmbedding, Unembedding
 from engine.model.families import Family, head_dim, num_kv_heads
-from engine.model.layer import Heads
+from engine.model.layer import Heads, Layer
 from engine.model.parts import Parts
+from engine.model.stored import StoredProjection, in_blocks
 
 WORKING_DTYPE = {
     torch.float64: torch.float64,
@@ -37,12 +38,16 @@ class Constants:
     head_dim: int
     scales: Sequence[float]
     eps: Callable[[str], float]
+    embedding_scale: float
 
 
-def configured_constants(family: Family, config: Any) -> Constants:
-    """The constants that transformers gives a model of that config."""
+def configured_constants(family: Family, config: Any, dtype: torch.dtype) -> Constants:
+    """The constants that transformers gives a model of that config in ``dtype``, to which it rounds buffers."""
     scales = [family.scale_of(config, layer) for layer in range(config.num_hidden_layers)]
-    return Constants(head_dim(config), scales, lambda name: getattr(config, family.eps))
+    factor = family.embedding_scale(config)
+    if family.embedding_buffer is not None:
+        factor = torch.tensor(factor, dtype=dtype).item()
+    return Constants(head_dim(config), scales, lambda name: getattr(config, family.eps), factor)
 
 
 def assemble(
@@ -58,26 +63,60 @@ def assemble(
 
     Raises ``ModelError`` for no layers at all, and for an activation or a kind of attention that is not supported.
     """
+    require_supported(family, config, constants, name)
+    table = weights[f"{family.embedding}.weight"]
+    parts = parts_of(family, config, weights, constants, WORKING_DTYPE[table.dtype])
+    return decoder_of(
+        parts,
+        name=name,
+        embedding=Embedding(table, constants.embedding_scale, parts.positions()),
+        layers=tuple(parts.layer(index) for index in range(len(constants.scales))),
+        projection=in_blocks(parts.linear(family.unembedding) if parts.is_untied() else Projection((table,))),
+        ropes=ropes,
+        device=table.device,
+    )
+
+
+def require_supported(family: Family, config: Any, constants: Constants, name: str) -> None:
+    """Raise ``ModelError`` for what the config asks in vain."""
     if reason := family.refused(config):
         raise ModelError(f"the config of {name!r} asks for {reason}, which is not supported")
     if not constants.scales:
         raise ModelError(f"the model {name!r} has no layers; check num_hidden_layers in its config")
-    table = weights[f"{family.embedding}.weight"]
-    dtype = WORKING_DTYPE[table.dtype]
+
+
+def parts_of(
+    family: Family, config: Any, weights: Mapping[str, Tensor], constants: Constants, dtype: torch.dtype
+) -> Parts:
+    """What makes the parts of a decoder, whose stream is of ``dtype``."""
     heads = Heads(config.num_attention_heads, num_kv_heads(config), constants.head_dim)
-    parts = Parts(family, config, weights, heads, constants.scales, constants.eps, dtype)
+    return Parts(family, config, weights, heads, constants.scales, constants.eps, dtype)
+
+
+def decoder_of(
+    parts: Parts,
+    *,
+    name: str,
+    embedding: Embedding | StoredEmbedding,
+    layers: Sequence[Layer],
+    projection: Projection | StoredProjection,
+    ropes: Mapping[str, Rope],
+    device: torch.device,
+) -> Decoder:
+    """The decoder of these parts; ``projection`` gives the logits."""
+    family, config = parts.family, parts.config
     return Decoder(
         name=name,
-        embedding=_embedding(family, config, weights, table),
-        layers=tuple(parts.layer(index) for index in range(len(constants.scales))),
-        sights=sights(family, config),
-        final_norm=parts.norm(family.final_norm),
-        unembedding=_unembedding(family, config, parts, table),
+        embedding=embedding,
+        layers=layers,
+        sights=sights(family, config)[: len(layers)],
+        final_norm=parts.norm(family.final_norm).to(projection.device),  # tiny, and read before it
+        unembedding=Unembedding(projection, family.logits_scale(config), family.logits_cap(config)),
         ropes=ropes,
-        heads=heads,
+        heads=parts.heads,
         max_positions=_max_positions(family, config),
-        dtype=dtype,
-        device=table.device,
+        dtype=parts.dtype,
+        device=device,
         rope_by_length=any(rope.get("rope_type") in RESCALING_ROPES for rope in family.ropes(config).values()),
     )
 
@@ -86,19 +125,6 @@ def sights(family: Family, config: Any) -> tuple[Sight, ...]:
     """What the queries of every layer can see."""
     layers = range(config.num_hidden_layers)
     return tuple(Sight(family.window(config, layer), family.sinks is not None) for layer in layers)
-
-
-def _embedding(family: Family, config: Any, weights: Mapping[str, Tensor], table: Tensor) -> Embedding:
-    """Both tables; transformers rounds the scale to the precision of the weights."""
-    scale = torch.tensor(family.embedding_scale(config)).to(table.dtype).item()
-    positions = None if family.positions is None else weights[f"{family.positions}.weight"]
-    return Embedding(table, scale, positions)
-
-
-def _unembedding(family: Family, config: Any, parts: Parts, table: Tensor) -> Unembedding:
-    untied = f"{family.unembedding}.weight" in parts.weights
-    projection = parts.linear(family.unembedding) if untied else Projection((table,))
-    return Unembedding(projection, family.logits_scale(config), family.logits_cap(config))
 
 
 def _max_positions(family: Family, config: Any) -> int:

@@ -23,9 +23,12 @@ _NUMBERS = count()
 def borrowed(model: nn.Module, attend: Callable[..., Any] | None) -> Iterator[None]:
     """While it lasts, the model is in evaluation mode and calls ``attend`` for its attention; None is its own, eager.
 
-    The mask function is that of eager attention: without one, transformers makes no mask at all.
+    The mask function is that of eager attention: without one, transformers makes no mask at all. Gradients are off, but
+    not by inference mode: a model may keep a tensor that it makes, and could never again train with one of that mode.
     """
     with ExitStack() as undo:
+        undo.enter_context(torch.inference_mode(mode=False))
+        undo.enter_context(torch.no_grad())
         undo.enter_context(_evaluating(model))
         name = EAGER if attend is None else undo.enter_context(_registered(attend))
         configs = _configs(model)

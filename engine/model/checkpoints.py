@@ -5,7 +5,7 @@ that takes longer than a run. Remote code is never run.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,21 @@ from torch import nn
 
 from engine.errors import ModelError
 from engine.kernels.split import splits
+from engine.model.adoption import adopt
 from engine.model.angles import configured_ropes
 from engine.model.assembly import WORKING_DTYPE, assemble, configured_constants
 from engine.model.decoder import Decoder
-from engine.model.devices import keep_freed_memory, memory_errors, resolve_device, resolve_dtype
+from engine.model.devices import (
+    keep_freed_memory,
+    memory_errors,
+    require_map,
+    resolve_device,
+    resolve_dtype,
+    trim_memory,
+)
 from engine.model.families import FAMILIES, Family
 from engine.model.sources import find_folder, quiet
+from engine.model.streamed import assemble_streamed
 from engine.model.tensors import DTYPES, StoredTensor, stored_tensors
 from engine.model.weights import Weights, find_weights
 
@@ -56,14 +65,19 @@ def load_decoder(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
     folder: Path | None = None,
+    stream: bool = False,
+    device_map: str | None = None,
 ) -> tuple[Decoder, Any]:
     """The decoder in ``dtype`` on ``device``, and its tokenizer (None when the folder has none).
 
     ``name`` is a local folder or a hub id (None: the embedded model), ``folder`` where it lies if that is known. Memory
-    holds the weights and one tensor more at most. Raises ``ModelError`` when there is no such model, when it is of an
-    unsupported family, or when its files are broken, incomplete, pickled or quantised; ``DeviceError`` for the device
-    and the dtype.
+    holds the weights and one tensor more at most; with ``stream`` the weights stay in their files, and a pass reads
+    them; with the ``device_map`` "auto" layers are laid out over all devices, by accelerate. Raises ``ModelError`` when
+    there is no such model, when it is of an unsupported family, or when its files are broken, incomplete, pickled or
+    quantised; ``DeviceError`` for the device, the dtype and the map.
     """
+    if device_map is not None:
+        require_map(device_map, device, stream=stream)
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
     if place.type == "cpu":
@@ -71,8 +85,14 @@ def load_decoder(
     with quiet():
         checkpoint = open_checkpoint(name, folder=folder)
         with memory_errors(place):
-            decoder = build_decoder(checkpoint, kind, place)
-        return decoder, checkpoint.tokenizer()
+            if device_map is None:
+                decoder = build_decoder(checkpoint, kind, place, stream=stream)
+            else:
+                decoder = build_mapped(checkpoint, kind, place)
+        tokenizer = checkpoint.tokenizer()
+    if stream:
+        trim_memory()  # a tokenizer of many words leaves 70 MB behind, as much as a layer takes
+    return decoder, tokenizer
 
 
 def load_model(
@@ -83,17 +103,20 @@ def load_model(
     kind = resolve_dtype(dtype, place)
     with quiet():
         checkpoint = open_checkpoint(name)
-        architecture = getattr(transformers, checkpoint.family.architecture)
         with memory_errors(place):
-            try:
-                model = architecture.from_pretrained(
-                    checkpoint.folder, dtype=kind, use_safetensors=True, **PLAIN, **LOCAL
-                )
-            except Exception as error:
-                if isinstance(error, torch.OutOfMemoryError | MemoryError):
-                    raise
-                raise unreadable("the model", checkpoint.source, error) from error
-            return model.to(place).eval(), checkpoint.tokenizer()
+            return _transformers_model(checkpoint, kind).to(place).eval(), checkpoint.tokenizer()
+
+
+def _transformers_model(checkpoint: Checkpoint, dtype: torch.dtype, **more: Any) -> nn.Module:
+    architecture = getattr(transformers, checkpoint.family.architecture)
+    try:
+        return architecture.from_pretrained(
+            checkpoint.folder, dtype=dtype, use_safetensors=True, **PLAIN, **LOCAL, **more
+        )
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            raise
+        raise unreadable("the model", checkpoint.source, error) from error
 
 
 def open_checkpoint(name: str | Path | None, *, folder: Path | None = None) -> Checkpoint:
@@ -105,19 +128,35 @@ def open_checkpoint(name: str | Path | None, *, folder: Path | None = None) -> C
     return Checkpoint(source, folder, family, config, find_weights(family, config, stored_tensors(folder), source))
 
 
-def build_decoder(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Decoder:
+def build_decoder(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, *, stream: bool = False) -> Decoder:
     """The decoder of a checkpoint. Raises ``ModelError`` for damaged files and for what the config asks in vain."""
     family, config = checkpoint.family, checkpoint.config
     ropes = configured_ropes(family, config, WORKING_DTYPE[dtype], device)
     split = splits(device, stored=checkpoint.matrix_dtype, asked=dtype)
     weights = Weights(checkpoint.tensors, torch.bfloat16 if split else dtype, dtype, device)
-    constants = configured_constants(family, config)
-    decoder = assemble(family, config, weights, constants=constants, ropes=ropes, name=checkpoint.source)
+    given: Any = {"constants": configured_constants(family, config, dtype), "ropes": ropes, "name": checkpoint.source}
+    if stream:
+        return assemble_streamed(family, config, weights, split=split, **given)
+    decoder = assemble(family, config, weights, **given)
     if split:
         decoder.split_products()
     if device.type != "cpu":  # a CPU joins them when it packs them, and only if the decoder is used again
         decoder.join()
     return decoder
+
+
+def build_mapped(checkpoint: Checkpoint, dtype: torch.dtype, best: torch.device) -> Decoder:
+    """The decoder of a checkpoint whose layers transformers lays out over all devices; ``best`` is one of their kind.
+
+    Raises as ``build_decoder``, and for weights that fit onto no device.
+    """
+    split = splits(best, stored=checkpoint.matrix_dtype, asked=dtype)
+    decoder = adopt(_transformers_model(checkpoint, torch.bfloat16 if split else dtype, device_map="auto"))
+    if split:
+        decoder.split_products()
+    if best.type != "cpu":
+        decoder.join()
+    return replace(decoder, name=checkpoint.source)
 
 
 def _config(source: str, folder: Path) -> tuple[Family, Any]:

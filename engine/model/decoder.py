@@ -5,7 +5,8 @@ channel, ``h`` head, ``kv`` key/value head, ``g`` query head in its kv group, ``
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import torch
 from jaxtyping import Float, Int
@@ -14,8 +15,9 @@ from torch import Tensor
 from engine.kernels.norms import Norm
 from engine.kernels.projection import Projection
 from engine.kernels.rotary import Rotaries, rotary_tables
-from engine.model.ends import Embedding, Unembedding
+from engine.model.ends import Embedding, StoredEmbedding, Unembedding
 from engine.model.layer import Layer
+from engine.model.streaming import Streamed
 from engine.model.view import Heads, Route, View
 from engine.model.view import Sight as Sight
 
@@ -31,7 +33,7 @@ class Decoder(View):
     """
 
     name: str
-    embedding: Embedding
+    embedding: Embedding | StoredEmbedding
     layers: Sequence[Layer]
     sights: tuple[Sight, ...]
     final_norm: Norm
@@ -66,14 +68,39 @@ class Decoder(View):
         for layer in self.layers:
             yield from layer.projections()
 
+    @cached_property
+    def places(self) -> tuple[torch.device, ...]:
+        """Where each layer computes."""
+        if self.is_streamed:
+            return (self.device,) * len(self.layers)
+        return tuple(layer.device for layer in self.layers)
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Every device that holds a part of it, each once; the first is where a pass begins."""
+        return tuple(dict.fromkeys((self.embedding.table.device, *self.places, self.unembedding.device)))
+
+    def seen_from(self, device: torch.device) -> "Decoder":
+        """The same decoder for those of its layers that compute on ``device``."""
+        if device == self.device:
+            return self
+        return replace(self, device=device, ropes={name: _moved(rope, device) for name, rope in self.ropes.items()})
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the weights are in files, and every pass reads them."""
+        return isinstance(self.layers, Streamed)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether weights were laid out for this machine's kernel; those in files never are."""
+        weights = (weight for projection in self.projections() for weight in projection.weights)
+        return not self.is_streamed and any(weight.is_mkldnn for weight in weights)
+
     @property
     def weight_bytes(self) -> int:
         """Size of the layers' weight matrices."""
         return sum(weight.nbytes for projection in self.projections() for weight in projection.weights)
-
-    @property
-    def is_packed(self) -> bool:
-        return any(weight.is_mkldnn for projection in self.projections() for weight in projection.weights)
 
     def pack(self) -> None:
         """Lay every layer's weights out for this machine's kernel, where that is faster."""
@@ -92,9 +119,21 @@ class Decoder(View):
         Everything else is wide already: the stream, the norms, the biases and the embedding's rows.
         """
         assert self.dtype == torch.float32
+        assert isinstance(self.unembedding.projection, Projection)
         for projection in (*self.projections(), self.unembedding.projection):
             projection.split = True
 
     def logits(self, residual: Float[Tensor, "r e"]) -> Float[Tensor, "r c"]:
         """Next-token logits from the stream that leaves the last layer."""
-        return self.unembedding(self.final_norm(residual))
+        return self.unembedding(self.final_norm(residual.to(self.unembedding.device)))
+
+
+def _moved(rope: Rope, device: torch.device) -> Rope:
+    """The same tables on another device."""
+
+    @lru_cache(maxsize=8)
+    def tables(num_positions: int) -> tuple[Float[Tensor, "s d"], Float[Tensor, "s d"]]:
+        cos, sin = rope(num_positions)
+        return cos.to(device), sin.to(device)
+
+    return tables

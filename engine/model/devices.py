@@ -4,6 +4,7 @@ import ctypes
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 
 import psutil
 import torch
@@ -55,6 +56,19 @@ def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     if dtype == torch.float64 and device.type == "mps":
         raise DeviceError("the mps device has no float64; choose --dtype float32, or --device cpu")
     return dtype
+
+
+def require_map(device_map: str, device: str | torch.device, *, stream: bool) -> None:
+    """Raise ``DeviceError`` for a map that is not known, cannot be made, or goes with nothing else that was asked."""
+    if device_map != "auto":
+        raise DeviceError(
+            f"unknown device map {device_map!r}; choose auto, or hand in a model that transformers laid out as you like"
+        )
+    if stream or device != "auto":
+        other = "stream" if stream else f"device {str(device)!r}"
+        raise DeviceError(f"a device map and {other} exclude each other; leave one of them out")
+    if find_spec("accelerate") is None:
+        raise DeviceError("a device map needs accelerate; pip install 'mask-impact[device-map]', or leave the map out")
 
 
 def free_host_bytes() -> int:

@@ -6,6 +6,7 @@ Axes as in ``decoder``; ``r`` row, ``qk`` query heads and behind them key heads.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from einops import rearrange
 from jaxtyping import Float
@@ -132,6 +133,11 @@ class Layer:
     def _added(self, x: Carried, norm: Norm | None) -> Carried:
         out = _normed(norm, x)
         return out if self.multiplier == 1.0 else out.with_rows(out.rows * self.multiplier)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return self.attention.output.weights[0].device
 
     def norms(self) -> Iterator[Norm]:
         """All norms, those of queries and keys among them."""

@@ -34,23 +34,36 @@ def load_view(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
     route: str = "auto",
+    stream: bool = False,
+    device_map: str | None = None,
 ) -> tuple[View, Any]:
     """As ``load_decoder``, for every architecture. ``route``: auto, fused (described families alone) or generic.
 
     On the generic route the model computes in ``dtype`` as transformers does, bfloat16 included.
     """
     require_route(route)
-    place = resolve_device(device)
-    resolve_dtype(dtype, place)
+    resolve_dtype(dtype, resolve_device(device))
     with quiet():
         folder = find_folder(name)
         source = str(folder if name is None else name)
         raw = read_config(source, folder)
     if route == "fused" or (route == "auto" and raw["model_type"] in FAMILIES):
-        return load_decoder(name, device=device, dtype=dtype, folder=folder)
-    with quiet(), memory_errors(place):
-        model = _load_model(source, folder, raw, resolve_dtype(dtype, place)).to(place).eval()
+        place: dict[str, Any] = {"device": device, "stream": stream, "device_map": device_map}
+        return load_decoder(name, dtype=dtype, folder=folder, **place)
+    _refuse_placement(source, stream=stream, device_map=device_map)
+    there = resolve_device(device)
+    with quiet(), memory_errors(there):
+        model = _load_model(source, folder, raw, resolve_dtype(dtype, there)).to(there).eval()
         return adopt_foreign(model), load_tokenizer(source, folder)
+
+
+def _refuse_placement(source: str, *, stream: bool, device_map: str | None) -> None:
+    """A model that runs its own layers wants all of them on one device."""
+    if stream or device_map is not None:
+        raise ModelError(
+            f"{source!r} runs its own layers (the generic route), which cannot be "
+            f"{'streamed' if stream else 'laid out over devices'}; families of the fused route can, see `models`"
+        )
 
 
 def view_of(model: Any, *, route: str = "auto") -> View:

@@ -53,6 +53,14 @@ class Parts:
             return LayerNorm(rms, None if bias is None else bias.to(self.dtype))
         return rms
 
+    def positions(self) -> Tensor | None:
+        """The learned positions, where there are any."""
+        return None if self.family.positions is None else self.weights[f"{self.family.positions}.weight"]
+
+    def is_untied(self) -> bool:
+        """Whether there is an unembedding of its own."""
+        return f"{self.family.unembedding}.weight" in self.weights
+
     def linear(self, *names: str, transposed: bool = False) -> Projection:
         """The projections of these names side by side; ``transposed`` ones are stored input first."""
         stored = (self.weights[f"{name}.weight"] for name in names)
@@ -114,6 +122,11 @@ class Parts:
     def _experts(self, at: str) -> Experts:
         names, config = self.family.experts, self.config
         assert names is not None
+        if not 1 <= config.num_experts_per_tok <= config.num_local_experts:
+            raise ModelError(
+                f"the config gives every token {config.num_experts_per_tok} of {config.num_local_experts} experts; "
+                "check num_experts_per_tok"
+            )
         router = Router(self.linear(at + names.router), config.num_experts_per_tok, names.renormalised(config))
         stacked = at + names.gate_up in self.weights
         found = self._stacked(at, names) if stacked else self._apart(at, names)

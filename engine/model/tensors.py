@@ -6,10 +6,12 @@ the header as JSON (name -> dtype, shape, place), the tensors (https://github.co
 
 import json
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -20,6 +22,10 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 HEADER_LIMIT_BYTES = 100_000_000
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The formats that are read; others have a header entry all the same."""
+READ_BYTES, CAST_BYTES = 1 << 24, 1 << 20
+"""Read at once between two looks whether it is still wanted; the same where it is cast, so that the caches hold it."""
+Edition = tuple[int, int]
+"""Size of a file and the time of its last change."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +37,72 @@ class StoredTensor:
     shape: tuple[int, ...]
     start: int
     num_bytes: int
+    edition: Edition
+    """The file when its header was read."""
 
     def read(self) -> Tensor:
-        """The tensor in memory of its own. Raises ``ModelError`` when the file is gone or was cut off."""
-        data = torch.empty(self.num_bytes, dtype=torch.uint8)
+        """The tensor in memory of its own. Raises ``ModelError`` when the file is gone, or is not what it was."""
+        data = torch.empty(self.shape, dtype=DTYPES[self.dtype])
+        self.fill(data)
+        return data
+
+    def rows(self, ids: Sequence[int]) -> Tensor:
+        """Some rows of the first axis, and nothing else of it. Raises as ``read``."""
+        found = torch.empty((len(ids), *self.shape[1:]), dtype=DTYPES[self.dtype])
+        row_bytes = self.num_bytes // max(1, self.shape[0])
+        with self._opened() as stream:
+            for row, place in zip(found, ids, strict=True):
+                stream.seek(self.start + place * row_bytes)
+                _fill(_bytes(row), stream)
+        return found
+
+    def part(self, first: int, last: int) -> "StoredTensor":
+        """The rows of the first axis from ``first`` to before ``last``."""
+        row_bytes, shape = self.num_bytes // max(1, self.shape[0]), (last - first, *self.shape[1:])
+        start, num_bytes = self.start + first * row_bytes, (last - first) * row_bytes
+        return StoredTensor(self.file, self.dtype, shape, start, num_bytes, self.edition)
+
+    def fill(self, target: Tensor, *, unwanted: Callable[[], bool] = lambda: False) -> None:
+        """Read the cells into ``target``, contiguous and in the machine's memory, in its dtype.
+
+        Raises as ``read``, and ``Unwanted`` soon after ``unwanted`` says so.
+        """
+        dtype, cells = DTYPES[self.dtype], target.reshape(-1)
+        plain = dtype == cells.dtype
+        step = (READ_BYTES if plain else CAST_BYTES) // dtype.itemsize
+        scratch = cells[:0] if plain else torch.empty(min(step, len(cells)), dtype=dtype)
+        with self._opened() as stream:
+            stream.seek(self.start)
+            for part in cells.split(step) if len(cells) else ():
+                if unwanted():
+                    raise Unwanted
+                stored = part if plain else scratch[: len(part)]
+                _fill(_bytes(stored), stream)
+                if not plain:
+                    part.copy_(stored)
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        """The file, if it is still the one whose header was read."""
         try:
             with self.file.open("rb", buffering=0) as stream:
-                stream.seek(self.start)
-                _fill(memoryview(data.numpy().data), stream)
+                if edition_of(stream) != self.edition:
+                    raise EOFError("it has changed since it was opened")
+                yield stream
+        except FileNotFoundError as error:
+            raise _missing(self.file) from error
         except (OSError, EOFError) as error:
             raise _damaged(self.file, str(error)) from error
-        return data.view(DTYPES[self.dtype]).reshape(self.shape)
+
+
+class Unwanted(Exception):  # noqa: N818 - no error: somebody asked for it
+    """Nobody waits for the rest of what is being read."""
+
+
+def edition_of(stream: BinaryIO) -> Edition:
+    """What tells a file from the one that takes its place, or from what it becomes."""
+    status = os.fstat(stream.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -62,15 +123,16 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     """The tensors that the file's header lists, each within the file. Raises ``ModelError``."""
     try:
         with file.open("rb") as stream:
-            size, total = int.from_bytes(stream.read(8), "little"), file.stat().st_size
+            edition = total, _ = edition_of(stream)
+            size = int.from_bytes(stream.read(8), "little")
             if size > min(HEADER_LIMIT_BYTES, total):
                 raise ValueError("it does not begin with a header")
             entries = dict(json.loads(stream.read(size)))
         entries.pop("__metadata__", None)
-        tensors = {name: _stored(file, entry, 8 + size) for name, entry in entries.items()}
+        tensors = {name: _stored(file, entry, 8 + size, edition) for name, entry in entries.items()}
         _require_contiguous(tensors.values(), 8 + size, total)
     except FileNotFoundError as error:
-        raise ModelError(f"the weights file {str(file)!r} is missing; download the checkpoint again") from error
+        raise _missing(file) from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _damaged(file, f"{error}") from error
     return tensors
@@ -87,14 +149,14 @@ def _shards(index: Path) -> list[Path]:
     return [index.with_name(name) for name in names]
 
 
-def _stored(file: Path, entry: dict[str, Any], origin: int) -> StoredTensor:
+def _stored(file: Path, entry: dict[str, Any], origin: int, edition: Edition) -> StoredTensor:
     """One entry of a header, checked. Raises ``ValueError``, ``TypeError`` or ``KeyError``."""
     dtype, shape, (start, stop) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
     if not all(type(number) is int and number >= 0 for number in (*shape, start, stop)):
         raise ValueError("its header holds shapes or places that are no numbers")
     if dtype in DTYPES and stop - start != math.prod(shape) * DTYPES[dtype].itemsize:
         raise ValueError("its header holds a shape that does not fit the bytes")
-    return StoredTensor(file, dtype, shape, origin + start, stop - start)
+    return StoredTensor(file, dtype, shape, origin + start, stop - start, edition)
 
 
 def _require_contiguous(tensors: Iterable[StoredTensor], origin: int, total: int) -> None:
@@ -108,6 +170,11 @@ def _require_contiguous(tensors: Iterable[StoredTensor], origin: int, total: int
         raise ValueError(f"it has {total:,} bytes, its header promises {end:,}")
 
 
+def _bytes(cells: Tensor) -> memoryview:
+    """The memory of contiguous cells."""
+    return memoryview(cells.reshape(-1).view(torch.uint8).numpy().data)
+
+
 def _fill(target: memoryview, stream: Any) -> None:
     """Read until the target is full; one read gives two gigabytes at most."""
     while len(target):
@@ -115,6 +182,10 @@ def _fill(target: memoryview, stream: Any) -> None:
         if not count:
             raise EOFError("it ends too early")
         target = target[count:]
+
+
+def _missing(file: Path) -> ModelError:
+    return ModelError(f"the weights file {str(file)!r} is missing; download the checkpoint again")
 
 
 def _damaged(file: Path, reason: str) -> ModelError:

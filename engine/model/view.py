@@ -62,6 +62,16 @@ class View(ABC):
         return self.route == "generic"
 
     @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Every device that holds a part of it, each once; the first is where a pass begins."""
+        return (self.device,)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the weights are in files, and every pass reads them."""
+        return False
+
+    @property
     def weight_bytes(self) -> int:
         """Size of the weights that ``pack`` would lay out."""
         return 0

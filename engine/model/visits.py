@@ -65,7 +65,7 @@ def forward(model: Any, token_ids: Int[Tensor, " s"]) -> Any:
     """The model's own forward of one prompt, without a cache and with as few logits as it offers."""
     names = inspect.signature(model.forward).parameters
     fewer = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
-    return model(input_ids=token_ids[None], use_cache=False, **fewer)
+    return model(input_ids=token_ids[None].clone(), use_cache=False, **fewer)
 
 
 def stream_of(output: Any) -> Float[Tensor, "1 s e"]:

@@ -10,7 +10,7 @@ from engine.runs.schedule import Schedule
 
 FIRST_AHEAD, MOST_AHEAD = 16, 512
 """Prompts that are sorted by length together: few at first, for early results, then twice as many each time. More find
-closer companions, and hold more results back."""
+closer companions, and hold more results back. Where every pass reads all weights, early results would be dear."""
 
 Prepare = Callable[[list[Any], list[Any]], list[Job | ImpactError]]
 """Prompts and their ids -> jobs."""
@@ -30,7 +30,8 @@ def measured_in_order(
 
     Whatever ends the stream, an iterable that fails or ``reject``, the prompts before come first.
     """
-    waiting, ahead, failure = iter(prompts), FIRST_AHEAD, None
+    first = MOST_AHEAD if schedule.reads_weights else FIRST_AHEAD
+    waiting, ahead, failure = iter(prompts), first, None
     while failure is None:
         window, failure = _read(waiting, ahead)
         ids, sources = [prompt_id for prompt_id, _ in window], [prompt for _, prompt in window]

@@ -12,6 +12,8 @@ from engine.runs.jobs import Job
 
 MOST_ROWS = {"cpu": 1 << 10, "cuda": 1 << 15}
 """Rows beyond which more at once gain nothing: a processor's products are at their best with a few hundred."""
+STREAMED_ROWS = 1 << 14
+"""Rows of a pass that reads all weights: what reading costs is shared by many."""
 CACHED_CELLS = 1 << 19
 """Of a small model a processor takes more rows at once, as long as their residual stream stays in its caches: there the
 calls cost more than the arithmetic."""
@@ -39,11 +41,12 @@ class Schedule:
     """
 
     def __init__(self, decoder: View, *, rows: int | None = None) -> None:
-        most = rows or _most_rows(decoder)
-        self._in_memory = max(1, int(SHARE_OF_FREE_MEMORY * free_bytes(decoder.device) / _bytes_per_row(decoder)))
+        most, free = rows or _most_rows(decoder), min(map(free_bytes, decoder.devices))
+        self._in_memory = max(1, int(SHARE_OF_FREE_MEMORY * free / _bytes_per_row(decoder)))
         self.rows = min(most, self._in_memory)
         self._same_length, self._alone = decoder.rope_by_length, decoder.takes_one_prompt
         self.halvings = 0
+        self.reads_weights = decoder.is_streamed
 
     def batches(self, jobs: Mapping[Key, Job]) -> Iterator[list[Key]]:
         """Keys of jobs that share a pass, longest prompts first: what does not fit shows at once."""
@@ -104,6 +107,8 @@ class Schedule:
 
 
 def _most_rows(decoder: View) -> int:
+    if decoder.is_streamed:
+        return STREAMED_ROWS
     if decoder.device.type != "cpu":
         return MOST_ROWS.get(decoder.device.type, MOST_ROWS["cpu"])
     in_cache = CACHED_CELLS // decoder.hidden_size

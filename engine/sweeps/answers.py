@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,6 +16,7 @@ from engine.kernels.caps import bent, bent_shift
 from engine.kernels.difference import Carried, Origins
 from engine.kernels.projection import Projection
 from engine.model.decoder import Decoder
+from engine.model.stored import StoredProjection
 from engine.sweeps.distances import distances
 
 BASELINES = 16
@@ -52,6 +52,8 @@ def answers(decoder: Decoder, stream: Carried, *, targets: Int[Tensor, " u"], re
     """Read the stream that leaves the last layer. ``targets``: the token to score after each baseline row; -1 is its
     most probable one.
     """
+    home, there = targets.device, decoder.unembedding.device
+    stream, targets = stream.to(there), targets.to(there)
     wide = torch.float32 if stream.rows.device.type == "mps" else torch.float64
     hidden = decoder.final_norm.to(wide).carry(stream.with_rows(_wide(stream.rows)))
     base, delta = hidden.split(hidden.rows)
@@ -66,7 +68,8 @@ def answers(decoder: Decoder, stream: Carried, *, targets: Int[Tensor, " u"], re
         for rows, of in _reads_of(stream.origins, start, start + len(some.scored)):
             kl[rows], change[rows], top[rows] = some.read(decoder, delta.index_select(0, rows), of)
     found = rearrange(moved, "m 1 metric -> m metric")
-    return Answers(found, kl, torch.cat(logprob), change, torch.cat(scored), top)
+    every = found, kl, torch.cat(logprob), change, torch.cat(scored), top
+    return Answers(*(each.to(home) for each in every))
 
 
 def _reads_of(origins: Origins, first: int, last: int) -> Iterator[tuple[Int[Tensor, " m"], Int[Tensor, " m"]]]:
@@ -136,12 +139,11 @@ def _of_rows(x: Float[Tensor, "u c"], rows: Int[Tensor, " m"]) -> Float[Tensor, 
     return x if len(x) == 1 else x.index_select(0, rows)
 
 
-def _products(unembedding: Projection, rows: Float[Tensor, "n e"]) -> Float[Tensor, "n c"]:
+def _products(unembedding: Projection | StoredProjection, rows: Float[Tensor, "n e"]) -> Float[Tensor, "n c"]:
     """The rows times the unembedding, without bias; in float64 where that costs little."""
-    (weight,) = unembedding.weights
-    if weight.device.type == "cpu" and weight.numel() <= SMALL:
-        return F.linear(rows.double(), weight.double())
-    return unembedding.product(rows.to(torch.promote_types(weight.dtype, torch.float32)))
+    if rows.device.type == "cpu" and unembedding.num_cells <= SMALL:
+        return unembedding.wide_product(rows)
+    return unembedding.product(rows.to(torch.promote_types(unembedding.dtype, torch.float32)))
 
 
 def _wide(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

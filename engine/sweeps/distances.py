@@ -73,7 +73,9 @@ class DistanceBuffer:
         self._done: list[Float[Tensor, "l m site metric"]] = []
 
     def add(self, sites: tuple[Site, ...]) -> None:
-        """Take one layer's sites."""
+        """Take one layer's sites. What lies on one device becomes distances there."""
+        if self._waiting and self._waiting[0][0].delta.device != sites[0].delta.device:
+            self._reduce()
         self._waiting.append(sites)
         self._cells += sum(site.delta.numel() for site in sites)
         if self._cells > self._buffered_cells:
@@ -87,7 +89,7 @@ class DistanceBuffer:
     def _reduce(self) -> None:
         if self._waiting:
             sites = [self._distances(layers) for layers in zip(*self._waiting, strict=True)]
-            self._done.append(torch.cat(sites, dim=2))
+            self._done.append(torch.cat(sites, dim=2).to(self._reading_of_variant.device))
         self._waiting, self._cells = [], 0
 
     def _distances(self, layers: tuple[Site, ...]) -> Float[Tensor, "l m h metric"]:
@@ -96,7 +98,8 @@ class DistanceBuffer:
         delta = layers[0].delta if len(layers) == 1 else torch.cat([site.delta for site in layers])
         baseline, delta = (rearrange(x, "n (h c) -> n h c", h=layers[0].num_vectors) for x in (baseline, delta))
         shifts = torch.arange(len(layers), device=delta.device) * len(layers[0].baseline)
-        reading = rearrange(rearrange(shifts, "l -> l 1") + self._reading_of_variant, "l m -> (l m)")
+        of_variant = self._reading_of_variant.to(delta.device)
+        reading = rearrange(rearrange(shifts, "l -> l 1") + of_variant, "l m -> (l m)")
         at_once = max(1, self._buffered_cells // delta[0].numel())
         parts = zip(delta.split(at_once), reading.split(at_once), strict=True)
         measured = torch.cat([distances(baseline, part, of, relative=self._relative) for part, of in parts])
@@ -118,7 +121,7 @@ def measure_readouts(
         if readout.sites:
             buffer.add(readout.sites)
         if readout.masses is not None:
-            masses.append(_by_site(readout.masses, readout.sites))
+            masses.append(_by_site(readout.masses, readout.sites).to(reading_of_variant.device))
     assert residual is not None
     cells = buffer.result()
     if masses:

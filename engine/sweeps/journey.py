@@ -6,7 +6,7 @@ carries.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -35,6 +35,12 @@ class Journey:
     num_prompt: int
     """Tokens of the prompt itself; the rest is the answer that follows it."""
     limits: Limits
+
+    def to(self, device: torch.device) -> "Journey":
+        """The same journey for the layers on another device."""
+        if device == self.decoder.device:
+            return self
+        return replace(self, decoder=self.decoder.seen_from(device), token_ids=self.token_ids.to(device))
 
     @property
     def num_positions(self) -> int:

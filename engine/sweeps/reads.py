@@ -107,4 +107,5 @@ def _sites(journey: Journey, reads: Reads, station: Station, more: tuple[str, ..
         yield Site(reads.of_baseline(station.residual), reads.of_forks(station.residual))
     if "Result_h" in more:
         results = station.head_results
+        assert results is not None
         yield Site(results(z.baseline), results(z.delta), count)

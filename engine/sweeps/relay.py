@@ -52,7 +52,7 @@ def relay(
     visits = foreign.visits(batch.token_ids)
     last = len(visits) - 1 if to_end else max(layers)
     for index in range(last + 1):
-        yield run.layer(index, visits[index], measured=index in layers, final=index == last)
+        yield run.layer(index, visits.pop(0), measured=index in layers, final=index == last)
 
 
 @dataclass(frozen=True)

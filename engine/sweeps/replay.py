@@ -83,7 +83,9 @@ class Replay:
         """Drop what belongs to another decoder."""
         self._forget()
         self.refused.clear()
-        on_cuda = decoder.device.type == "cuda" and decoder.route == "fused"
+        # Streamed weights lie elsewhere every time, and a recording is of one device.
+        stays = not decoder.is_streamed and len(decoder.devices) == 1
+        on_cuda = decoder.device.type == "cuda" and decoder.route == "fused" and stays
         self._recorder = self._given or (CudaRecorder(decoder.device) if on_cuda else None)
         self._decoder = decoder
 

@@ -44,19 +44,25 @@ def sweep(
 
     Knockouts are made in ``layers`` only; the others pass the baseline on. The caller decides on inference mode.
     """
-    rotaries = decoder.rotaries(batch.positions, batch.prompts.width)
-    run = _Run(decoder, batch, rotaries, limits or Limits(), probe or Probe())
+    runs = {device: _run(decoder, batch, device, limits, probe) for device in dict.fromkeys(decoder.places)}
     last = len(decoder.layers) - 1 if to_end else max(layers)
-    residual = decoder.embed(batch.token_ids, batch.positions)
-    for index in range(last + 1):
-        readout = run.layer(index, residual, measured=index in layers, final=index == last)
+    residual, passing = decoder.embed(batch.token_ids, batch.positions), decoder.layers[: last + 1]
+    for index, device in enumerate(decoder.places[: last + 1]):
+        entering = residual.to(device)
+        readout = runs[device].layer(index, passing[index], entering, measured=index in layers, final=index == last)
         residual = readout.residual
         yield readout
 
 
+def _run(decoder: Decoder, batch: Batch, device: torch.device, limits: Limits | None, probe: Probe | None) -> "_Run":
+    """What the layers of one device need of the batch: rows move from device to device, weights never do."""
+    here, seen = batch.to(device), decoder.seen_from(device)
+    return _Run(seen, here, seen.rotaries(here.positions, here.prompts.width), limits or Limits(), probe or Probe())
+
+
 @dataclass(frozen=True)
 class _Run:
-    """One batch on its way through a decoder."""
+    """One batch on its way through those layers of a decoder that lie on one device."""
 
     decoder: Decoder
     batch: Batch
@@ -66,12 +72,14 @@ class _Run:
     masks: dict[int | None, Masks] = field(default_factory=dict)
     copies: dict[tuple[int | None, bool], MaskedCopies] = field(default_factory=dict)
 
-    def layer(self, index: int, residual: Float[Tensor, "r e"], *, measured: bool, final: bool) -> Readout:
+    def layer(
+        self, index: int, layer: Layer, residual: Float[Tensor, "r e"], *, measured: bool, final: bool
+    ) -> Readout:
         """One layer; ``final`` drops the rows that nothing reads, all but the queries'.
 
         Full is what attention and MLP add together; no two streams are subtracted.
         """
-        layer, batch = self.decoder.layers[index], self.batch
+        batch = self.batch
         z, masses = self._attend(index, layer, residual, measured=measured, final=final)
         attn_out = layer.carry_attn(z)
         added, attn_delta = attn_out.split(attn_out.rows)

@@ -40,16 +40,20 @@ class Station:
     residual: Carried
     active: tuple[int, ...]
     """How many forks of each bundle have joined."""
-    head_results: Callable[[Float[Tensor, "n c"]], Float[Tensor, "n he"]]
-    """What each head adds to the stream, from rows of ``z``."""
+    head_results: Callable[[Float[Tensor, "n c"]], Float[Tensor, "n he"]] | None
+    """What each head adds to the stream, from rows of ``z``; it holds the layer, and is there only if asked for."""
 
 
-def travel(journey: Journey, *, last: int) -> Iterator[Station]:
-    """Run the layers 0 to ``last`` and yield what each shows. The caller decides on inference mode."""
-    run = _Run(journey)
+def travel(journey: Journey, *, last: int, by_head: bool = False) -> Iterator[Station]:
+    """Run the layers 0 to ``last`` and yield what each shows, ``by_head`` as well what each head adds. The caller
+    decides on inference mode.
+    """
+    decoder, passing = journey.decoder, journey.decoder.layers[: last + 1]
+    runs = {device: _Run(journey.to(device), by_head) for device in dict.fromkeys(decoder.places)}
     stream: Carried | None = None
-    for index in range(last + 1):
-        station = run.layer(index, stream)
+    for index, device in enumerate(decoder.places[: last + 1]):
+        entering = None if stream is None else stream.to(device)
+        station = runs[device].layer(index, passing[index], entering)
         stream = station.residual
         yield station
         del station  # Whoever wants more of it than the stream has taken it.
@@ -57,13 +61,14 @@ def travel(journey: Journey, *, last: int) -> Iterator[Station]:
 
 @dataclass(frozen=True)
 class _Run:
-    """One journey on its way through a decoder."""
+    """One journey on its way through those layers of a decoder that lie on one device."""
 
     journey: Journey
+    by_head: bool
 
-    def layer(self, index: int, stream: Carried | None) -> Station:
+    def layer(self, index: int, layer: Layer, stream: Carried | None) -> Station:
         """One layer; before the first there is no stream but the embedding."""
-        journey, layer = self.journey, self.journey.decoder.layers[index]
+        journey = self.journey
         active = tuple(bundle.num_active(index) for bundle in journey.bundles)
         before = tuple(bundle.num_active(index - 1) for bundle in journey.bundles)
         if stream is None:
@@ -73,7 +78,8 @@ class _Run:
         entering = self._widened(stream, attn, before, active)
         middle = attn.with_rows(attn.rows + entering.rows)
         mlp = layer.carry_mlp(entering, middle, max_rows=journey.limits.rows)
-        return Station(index, z, attn, mlp, middle.with_rows(middle.rows + mlp.rows), active, layer.head_results)
+        results = layer.head_results if self.by_head else None
+        return Station(index, z, attn, mlp, middle.with_rows(middle.rows + mlp.rows), active, results)
 
     def _embedded(self, before: Sequence[int]) -> Float[Tensor, "r e"]:
         """The baseline's first state; no fork has joined before the first layer."""

@@ -164,6 +164,8 @@ class Family:
     """Whether projections are stored input first, as ``Conv1D`` does."""
 
     embedding_scale: Callable[[Any], float] = one
+    embedding_buffer: str | None = None
+    """The buffer of the embedding that holds the scale, rounded to its precision; None where it is a plain number."""
     logits_scale: Callable[[Any], float] = one
     logits_cap: Callable[[Any], float | None] = nothing
     refused: Callable[[Any], str | None] = nothing

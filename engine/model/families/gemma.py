@@ -22,6 +22,7 @@ GEMMA = Family(
     norm="rms plus one",
     biased=attention_biases,
     embedding_scale=lambda config: config.hidden_size**0.5,
+    embedding_buffer="embed_scale",
     refused=_refused,
 )
 
