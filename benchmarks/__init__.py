@@ -20,6 +20,7 @@
       command_sets, launch      ... through the command line
     questions (trials)          ... of questions other than the default one
       masked_pass, answers      ... a forward under a mask, and whether they are answered right
+    pages                       what a page of results weighs, and how fast it opens
     facts_map                   where the embedded model reads its facts, as text
     parity                      ... of every family with Hugging Face
       zoo, species              ... on tiny models, every term of them perturbed

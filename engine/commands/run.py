@@ -35,6 +35,7 @@ other commands (each has its own --help; this one is also called run):
   mask-impact verify          check cells against unmodified transformers layers
   mask-impact analyze RESULTS most impactful tokens, layers and heads of a results file or a dataset
   mask-impact plot RESULTS    a figure of them: .png, .svg, .pdf or .html
+  mask-impact report RESULTS  the same as one page that opens offline: .html
   mask-impact models          architectures that are supported, and by which route
 """
 
