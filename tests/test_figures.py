@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 import engine
+from benchmarks import figures_of_facts
 from engine.commands import main
 from engine.errors import ResultsError, SelectionError
 from engine.experiment import AttentionMasker
@@ -312,6 +313,14 @@ def test_measuring_and_reading_do_not_load_the_charting_library():
     code = "import engine, engine.figures.grids, engine.figures.charts, sys; print('altair' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+def test_the_figures_of_the_readme_are_those_of_the_program(tmp_path):
+    assert figures_of_facts.main(["--output", str(tmp_path)]) == 0
+    committed = {path.name for path in figures_of_facts.FOLDER.glob("*.svg")}
+    assert {path.name for path in tmp_path.iterdir()} == committed
+    readme = (Path(engine.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert committed >= set(re.findall(r"results/figures/([\w-]+\.svg)", readme))
 
 
 def test_charts_show_in_notebooks(impacts):

@@ -172,6 +172,8 @@ def test_the_choices_change_what_is_drawn(opened, report, table):
     assert len(set(pictures)) == len(pictures)
     assert "logarithmic" in page.inner_text("#map-legend")
     assert page.evaluate("state.visibleCases") == [1, 2, 3, 4]
+    assert not details(page).startswith("0 ")
+    assert details(page).endswith("of 16 by L2 distance")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     page.click("#strip button:first-of-type")
     assert "0 “The”" not in details(page)

@@ -19,7 +19,7 @@ function listen() {
   byId("query").addEventListener("input", (event) => openGrid(Number(event.target.value)));
   byId("variant").addEventListener("input", (event) => choose({ variant: Number(event.target.value) }));
   byId("metric").addEventListener("input", (event) => ((state.metric = Number(event.target.value)), render(), choose({})));
-  for (const name of ["scale", "hide-first", "hide-special"]) byId(name).addEventListener("input", render);
+  for (const name of ["scale", "hide-first", "hide-special"]) byId(name).addEventListener("input", () => (render(), choose({})));
   byId("fit").addEventListener("input", renderChosen);
   byId("strip").addEventListener("keydown", moveInStrip);
   byId("download").addEventListener("click", () => download(state.prompt, state.grid));
