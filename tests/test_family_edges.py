@@ -59,11 +59,39 @@ def test_a_model_with_its_last_layers_taken_out(name):
     assert AttentionMasker(few).run(ids, read="output")["layer"].max() == 1
 
 
+def use_other_layer(model):
+    model.model.layers[0] = model.model.layers[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "message"),
+    [
+        ("smollm3", use_other_layer, "self_attn.use_rope of layer 0 is 0, but 1 by the config"),
+        ("granite", lambda model: setattr(model.model.layers[1], "residual_multiplier", 0.9), "multiplier of layer 1"),
+        ("gpt-neox", lambda model: setattr(model.gpt_neox.layers[2], "use_parallel_residual", False), "of layer 2"),
+        ("mixtral", lambda model: setattr(model.model.layers[0].mlp.gate, "top_k", 1), "top_k of layer 0 is 1, but 2"),
+        ("qwen3-moe", lambda model: setattr(model.model.layers[0].mlp.gate, "norm_topk_prob", True), "norm_topk_prob"),
+        ("gpt-oss", lambda model: setattr(model.model.layers[0].mlp.experts, "limit", 3.0), "limit of layer 0 is 3.0"),
+    ],
+)
+def test_a_layer_that_was_built_or_edited_to_do_otherwise_is_refused(name, edit, message):
+    """Transformers asks the layer, and not the config."""
+    model = build(BY_NAME[name])
+    adopt(model)
+    edit(model)
+    with pytest.raises(ModelError, match=message):
+        adopt(model)
+
+
+def test_layers_without_experts_have_no_router_to_ask():
+    adopt(build(BY_NAME["qwen3-moe-dense-layers"]))
+
+
 @pytest.mark.parametrize("count", [0, 9])
 @pytest.mark.parametrize("name", ["mixtral", "gpt-oss"])
 def test_more_experts_for_a_token_than_there_are_or_none(name, count, tmp_path):
-    model = build(BY_NAME[name])
-    model.config.num_experts_per_tok = count
+    case = BY_NAME[name]
+    model = build(replace(case, config=case.config | {"num_experts_per_tok": count}))
     model.save_pretrained(tmp_path)
     for make in (lambda: AttentionMasker(model), lambda: AttentionMasker.from_pretrained(str(tmp_path), device="cpu")):
         with pytest.raises(ModelError, match=f"every token {count} of . experts; check num_experts_per_tok"):
