@@ -19,6 +19,7 @@ from benchmarks.options import Options
 from benchmarks.report import Labels, Report, Row, Table
 from benchmarks.streamed_runs import Runs, read_once, run_ways
 from benchmarks.workloads import SHAPES, UNTIED
+from engine.kernels.products import cpu_product
 
 IN_MEMORY, STREAMED, READ = "in memory", "streamed", "reading the files"
 TIMES = ("read once", "loading", "first run", "second run", "command")
@@ -74,7 +75,8 @@ def run_stream(options: Options, *, command: str) -> Report:
             f"a prompt of {LENGTH} tokens and its {LENGTH - 2} likeliest next tokens, on the CPU; {options.repeats} "
             "rounds of fresh processes in turn (one round of a model that is only streamed)",
             f"{READ}: all of them once, into one buffer of 16 MiB; they lie in the system's cache, as in all runs",
-            "first run: the first in its process, after loading; before the second, weights in memory are packed",
+            f"first run: the first in its process, after loading, by the {cpu_product()} product; before the second, "
+            "weights in memory are packed",
             "command: python cli.py --model FOLDER --prompt TEXT as a whole process, with imports, a tokenizer of the "
             "model's vocabulary, summary and CSV; peak: the highest ru_maxrss of all rounds",
             *options.warning,
@@ -82,7 +84,7 @@ def run_stream(options: Options, *, command: str) -> Report:
         tables=[_table(cases)],
         rows=[row for case in cases for row in _rows(case)],
         figures=dict(_figures(cases)),
-        checks={f"{case.name}: both tables are the same bytes": case.is_same for case in cases if case.resident},
+        checks={f"{case.name}: both tables have the same digits": case.is_same for case in cases if case.resident},
         judged=not options.quick,
     )
 

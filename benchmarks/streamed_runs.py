@@ -3,6 +3,7 @@
 ``python -m benchmarks.streamed_runs SETTINGS`` is one such process; SETTINGS and what it prints are JSON.
 """
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Timing
+from engine.kernels.products import cpu_product, keeping_to
 
 ROOT = Path(__file__).parents[1]
 NEXT_TOKENS = 5
@@ -30,8 +32,8 @@ class Runs:
     second: Timing
     command: Timing
     peak_bytes: int
-    table: bytes
-    """The CSV that the command wrote."""
+    table: str
+    """A digest of the table that every run from Python gave."""
 
 
 def read_once(folder: Path, *, repeats: int) -> Timing:
@@ -60,18 +62,17 @@ def run_ways(folder: Path, text: str, *, dtype: str, ways: Sequence[bool], repea
 
 def _one_round(folder: Path, text: str, *, dtype: str, stream: bool, output: Path) -> dict[str, Any]:
     """A process from Python and the command."""
-    settings = {"folder": str(folder), "text": text, "dtype": dtype, "stream": stream}
+    settings = {"folder": str(folder), "text": text, "dtype": dtype, "stream": stream, "product": cpu_product()}
     told = _process("benchmarks.streamed_runs", settings)
     words = ["--model", str(folder), "--prompt", text, "--device", "cpu", "--dtype", dtype, "--output", str(output)]
-    told |= _process("benchmarks.launch", {"words": [*words, *(["--stream"] if stream else [])], "cores": None})
-    return told | {"table": output.read_bytes()}
+    return told | _process("benchmarks.launch", {"words": [*words, *(["--stream"] if stream else [])], "cores": None})
 
 
 def _runs(rounds: list[dict[str, Any]]) -> Runs:
     times = {name: Timing(tuple(told[name] for told in rounds)) for name in ("loading", "first", "second", "seconds")}
     tables = {told["table"] for told in rounds}
     if len(tables) > 1:
-        raise RuntimeError("the same command gave two tables")
+        raise RuntimeError("the same run gave two tables")
     command, peak = times.pop("seconds"), max(int(told["peak_bytes"]) for told in rounds)
     return Runs(**times, command=command, peak_bytes=peak, table=tables.pop())
 
@@ -83,18 +84,25 @@ def _process(module: str, settings: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure_here(*, folder: str, text: str, dtype: str, stream: bool) -> dict[str, float]:
-    """Seconds of loading and of two runs, in this process, which should be a fresh one."""
+def measure_here(*, folder: str, text: str, dtype: str, stream: bool, product: str) -> dict[str, Any]:
+    """Seconds of loading and of two runs, in this process, which should be a fresh one, and the first run's table.
+
+    ``product``: see ``cpu_product``. A process chooses it by measuring, and one that chose another rounds otherwise.
+    """
     from engine import AttentionMasker
 
-    marks = [time.perf_counter()]
+    marks, tables = [time.perf_counter()], []
     masker = AttentionMasker.from_pretrained(folder, device="cpu", dtype=dtype, stream=stream)
     marks.append(time.perf_counter())
-    for _ in range(2):
-        masker.measure(text, next_tokens=NEXT_TOKENS)
-        marks.append(time.perf_counter())
-    loading, first, second = (end - start for start, end in pairwise(marks))
-    return {"loading": loading, "first": first, "second": second}
+    with keeping_to(product):
+        for _ in range(2):
+            found = masker.measure(text, next_tokens=NEXT_TOKENS)
+            marks.append(time.perf_counter())
+            tables.append(found.table().write_csv())
+            marks.append(time.perf_counter())
+    loading, first, _, second, _ = (end - start for start, end in pairwise(marks))
+    digest = hashlib.sha256(tables[0].encode()).hexdigest()
+    return {"loading": loading, "first": first, "second": second, "table": digest}
 
 
 if __name__ == "__main__":

@@ -251,7 +251,7 @@ def test_help_tells_every_suite(capsys):
 def test_streamed_weights_beside_weights_in_memory(capsys, tmp_path):
     code, summary, markdown = run(capsys, tmp_path, "--suite", "stream")
     assert code == 0
-    assert "holds: tiny, 0.0 GB of float32, in float32: both tables are the same bytes" in markdown
+    assert "holds: tiny, 0.0 GB of float32, in float32: both tables have the same digits" in markdown
     assert {"tiny, float32, streamed: peak memory", "tiny, float32, in memory: command"} <= set(
         summary["figures"]["stream"]
     )
