@@ -22,6 +22,7 @@
       masked_pass, answers      ... a forward under a mask, and whether they are answered right
     stream (streamed_runs)      ... of weights that are read layer by layer
       checkpoints               ... from files with random weights
+    pages                       what a page of results weighs, and how fast it opens
     facts_map                   where the embedded model reads its facts, as text
     parity                      ... of every family with Hugging Face
       zoo, species              ... on tiny models, every term of them perturbed

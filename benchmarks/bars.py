@@ -16,6 +16,7 @@ PEAKED = "small, q and k norms x 2.7"
 COMMAND_LINE = "command line"
 SHAPE_SET = f"{SHAPE}, 256 prompts of 4 to 64 tokens"
 READ_AND_RUN = "first run / (reading the files + first run in memory)"
+ANALYZED = "10,000 prompts"
 DEMO_SET = "demo, 50,000 prompts of 5 to 20 tokens"
 
 
@@ -95,6 +96,12 @@ BARS: dict[str, tuple[Bar, ...]] = {
     "stream": (
         Bar("peak memory", SHAPE, 7, 600e6, provider="streamed"),
         Bar(READ_AND_RUN, SHAPE, 7, 1.5, provider="streamed"),
+    ),
+    "analysis": (
+        Bar("time", ANALYZED, 0, 60, provider="analyze"),
+        Bar("peak memory", ANALYZED, 0, 2e9, provider="analyze"),
+        Bar("time", ANALYZED, 0, 60, provider="analyze --by text"),
+        Bar("peak memory", ANALYZED, 0, 2e9, provider="analyze --by text"),
     ),
     "cuda": (
         Bar("time", SHAPE, 7, 1.5e-3, provider="engine, split"),

@@ -111,7 +111,7 @@ def _write(stream: BinaryIO, tensors: list[Planned], dtype: torch.dtype, random:
 
 
 def _write_tokenizer(folder: Path, size: int) -> str:
-    """A byte-level BPE of about ``size`` tokens, random words; a text of seven of them, or of letters without any."""
+    """A byte-level BPE of about ``size`` tokens, random words; a text of seven of them (letters, if there are none)."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words, merges, random = ["Ġ"], [], Random(0)
     known = set(alphabet)

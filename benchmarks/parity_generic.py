@@ -38,8 +38,9 @@ class GenericParity:
 
 def generic_parity(case: GenericCase, *, dtype: torch.dtype = torch.float64) -> GenericParity:
     """The generic route beside the model's own eager forward and the naive way, in float64 without any float32."""
+    model = build_generic(case, dtype=dtype)
     with NoNarrowing() if dtype == torch.float64 else nullcontext():
-        return _measured(case, build_generic(case, dtype=dtype), [*TOKENS])
+        return _measured(case, model, [*TOKENS])
 
 
 def _measured(case: GenericCase, model: Any, ids: list[int]) -> GenericParity:

@@ -95,7 +95,12 @@ VARIATIONS: dict[tuple[str, str], dict[str, Config]] = {
     ("Phi-3", "Phi3ForCausalLM"): {
         "": {"head_dim": None},
         "partial rotary": {"hidden_size": 64, "head_dim": None, "rope_parameters": PARTIAL, "sliding_window": 4},
-        "longrope": {"hidden_size": 32, "head_dim": None, "rope_parameters": LONGROPE},
+        "longrope": {
+            "hidden_size": 32,
+            "head_dim": None,
+            "original_max_position_embeddings": 10,
+            "rope_parameters": LONGROPE,
+        },
         "longrope short": {
             "hidden_size": 64,
             "head_dim": None,

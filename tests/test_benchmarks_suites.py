@@ -12,6 +12,7 @@ import torch
 from benchmarks import cuda, drawing, memory, peers, startup
 from benchmarks.__main__ import EXIT_LEFT_OUT, SUITES, main
 from benchmarks.agreement import check_engine
+from benchmarks.analysis import WAYS
 from benchmarks.bars import BARS, judge
 from benchmarks.calls import all_passes, default_passes
 from benchmarks.copies import PeerRun
@@ -255,3 +256,12 @@ def test_streamed_weights_beside_weights_in_memory(capsys, tmp_path):
     assert {"tiny, float32, streamed: peak memory", "tiny, float32, in memory: command"} <= set(
         summary["figures"]["stream"]
     )
+
+
+def test_the_analysis_suite_times_every_way(capsys, tmp_path):
+    code, summary, markdown = run(capsys, tmp_path, "--suite", "analysis")
+    assert code == 0
+    for way in WAYS:
+        assert f"| {way} " in markdown
+        assert summary["figures"]["analysis"][f"{way}: time"] > 0
+        assert summary["figures"]["analysis"][f"{way}: peak memory"] > 1e7

@@ -8,6 +8,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from benchmarks.species import LLAMA3, LONGROPE, YARN
 from benchmarks.zoo import CASES, build, token_ids
 from engine import AttentionMasker
 from engine.errors import ModelError
@@ -64,6 +65,14 @@ def test_in_shards_and_in_bfloat16(name, tmp_path):
     assert_same_table(tmp_path, name, "bfloat16")
 
 
+@pytest.mark.parametrize("words", [{}, {"cut": "window:2", "read": "output"}], ids=["table", "output"])
+@pytest.mark.parametrize("name", FIRST)
+def test_read_layer_by_layer(name, words, tmp_path):
+    build(BY_NAME[name]).save_pretrained(tmp_path)
+    whole, streamed = (AttentionMasker.from_pretrained(str(tmp_path), device="cpu", stream=on) for on in (False, True))
+    assert streamed.run(token_ids(BY_NAME[name]), **words).equals(whole.run(token_ids(BY_NAME[name]), **words))
+
+
 @pytest.mark.parametrize("name", TIED)
 def test_a_base_model_without_a_vocabulary_head(name, tmp_path):
     build(BY_NAME[name]).base_model.save_pretrained(tmp_path)
@@ -115,14 +124,33 @@ def edit_config(folder, *, without=(), **changes):
         ("qwen3-moe", ["num_local_experts", "rope_parameters"], {"num_experts": 6, "rope_theta": 10000.0}),
         ("gemma-3-window-in-all-layers", ["rope_parameters"], {"rope_local_base_freq": 1e4, "rope_theta": 1e6}),
         ("phi-3", ["rope_parameters"], {"rope_theta": 10000.0, "rope_scaling": None, "partial_rotary_factor": 1.0}),
+        (
+            "phi-3-longrope",
+            ["rope_parameters"],
+            {
+                "rope_theta": 10000.0,
+                "original_max_position_embeddings": 10,
+                "rope_scaling": {"type": "longrope", **{key: LONGROPE[key] for key in ("short_factor", "long_factor")}},
+            },
+        ),
+        (
+            "gemma-3",
+            ["rope_parameters"],
+            {"rope_theta": 1e4, "rope_local_base_freq": 100.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+        ),
+        ("gpt-oss", ["rope_parameters"], {"rope_theta": 1e4, "rope_scaling": {**YARN, "truncate": False}}),
+        ("llama-llama3-rope", ["rope_parameters"], {"rope_theta": 1e4, "rope_scaling": LLAMA3}),
         ("gpt-2", ["n_inner", "tie_word_embeddings", "scale_attn_by_inverse_layer_idx"], {}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_configs_from_before_transformers_5(name, without, changes, tmp_path):
-    build(BY_NAME[name]).save_pretrained(tmp_path)
+    model = build(BY_NAME[name])
+    model.save_pretrained(tmp_path)
     edit_config(tmp_path, without=without, **changes)
     assert_same_table(tmp_path, name)
+    ids = token_ids(BY_NAME[name])
+    assert AttentionMasker.from_pretrained(str(tmp_path), device="cpu").run(ids).equals(AttentionMasker(model).run(ids))
 
 
 def without(*parts):

@@ -16,6 +16,10 @@ ORDER = [
     *(f"questions.{name}" for name in ("indices", "words", "heads", "question", "saying")),
     *(f"findings.{name}" for name in ("cells", "sums", "quantiles", "analysis", "answers", "terminal", "report")),
     "findings.answers_report",
+    *(
+        f"findings.{name}"
+        for name in ("units", "intervals", "across", "pairing", "comparison", "across_report", "tidy")
+    ),
     *(f"text.{name}" for name in ("knockouts", "forks", "plans", "pieces", "chat", "reading", "prompts")),
     *(f"text.{name}" for name in ("characters", "spans", "groups", "rules")),
     *(f"kernels.{name}" for name in ("difference", "norms", "activations", "products", "split", "projection")),
@@ -38,8 +42,12 @@ ORDER = [
     *(f"datasets.{name}" for name in ("feed", "merging", "progress", "stopping", "production", "reading")),
     *(f"crews.{name}" for name in ("serial", "worker_process", "seat", "processes")),
     *(f"crews.{name}" for name in ("connection", "desk", "actors", "cluster")),
-    *("making", "experiment", *(f"summaries.{name}" for name in ("lines", "layers", "answers", "naive"))),
-    *("summary", "walkthrough", "verification", "commands"),
+    *("making", "experiment"),
+    *(f"figures.{name}" for name in ("sources", "grids", "labels", "scales", "views", "maps", "lists", "charts")),
+    "figures.saving",
+    *(f"summaries.{name}" for name in ("ink", "heat", "lines", "layers", "answers", "naive")),
+    *("summary", *(f"pages.{name}" for name in ("packing", "averages", "prompts", "origin", "measures", "page"))),
+    *("walkthrough", "verification", "commands"),
 ]
 """A module may import what stands before it, and its own folder."""
 
@@ -99,12 +107,14 @@ def test_the_engine_never_imports_benchmarks_or_tests():
     "code",
     [
         "import engine",
-        "import engine.commands.prompt_set, engine.commands.run, engine.commands.verify, engine.commands.analyze",
+        "import engine.commands.prompt_set, engine.commands.run, engine.commands.verify, engine.commands.analyze, "
+        "engine.commands.plot, engine.commands.report",
         "import cli",
     ],
 )
 def test_import_does_nothing(code):
-    probe = f"{code}; import sys; print([m for m in ('torch', 'transformers', 'polars', 'numpy') if m in sys.modules])"
+    heavy = ("torch", "transformers", "polars", "numpy", "altair")
+    probe = f"{code}; import sys; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ENGINE.parent, check=True)
     assert out.stdout.strip() == "[]"
 

@@ -1,4 +1,4 @@
-"""The command line: ``run`` (the default), ``verify``, ``analyze`` and ``models``.
+"""The command line: ``run`` (the default), ``verify``, ``analyze``, ``plot``, ``report`` and ``models``.
 
 Each command is a module with ``build_parser()`` and ``execute(arguments) -> exit status``. Nothing heavy is imported
 before the arguments are parsed, so ``--help`` and a misspelt option answer at once.
@@ -15,7 +15,7 @@ from typing import NoReturn
 from engine.errors import ImpactError, Interrupted
 from engine.files import discard, show
 
-COMMANDS = ("run", "verify", "analyze", "models")
+COMMANDS = ("run", "verify", "analyze", "plot", "report", "models")
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.commands import questions
+from engine.commands import pictures, questions
 from engine.commands.arguments import Parser
 from engine.commands.choices import describe_model, loaded_masker
 from engine.errors import ResultsError, SelectionError
@@ -78,8 +78,9 @@ def execute(arguments: argparse.Namespace, question: "Question") -> int:
         note=progress.say,
     )
     progress.clear()
+    drawn = pictures.draw(arguments, Path(folder))
     if not arguments.quiet:
-        show("\n".join(_report(arguments, manifest, Path(folder))))
+        show("\n".join((*_report(arguments, manifest, Path(folder)), *drawn)))
     return 0
 
 

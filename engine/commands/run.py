@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from engine.commands import prompt_set, questions
+from engine.commands import pictures, prompt_set, questions
 from engine.commands.arguments import Parser
 from engine.commands.choices import (
     EMBEDDED,
@@ -42,6 +42,8 @@ EPILOG = f"""examples:
 other commands (each has its own --help; this one is also called run):
   mask-impact verify          check cells against unmodified transformers layers
   mask-impact analyze RESULTS most impactful tokens, layers and heads of a results file or a dataset
+  mask-impact plot RESULTS    a figure of them: .png, .svg, .pdf or .html
+  mask-impact report RESULTS  a page of them that opens offline
   mask-impact models          architectures that are supported, and by which route
 """
 
@@ -69,6 +71,7 @@ def build_parser() -> Parser:
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
     questions.add_options(parser)
     prompt_set.add_options(parser)
+    pictures.add_options(parser)
     add_model_options(parser)
     add_route_option(parser)
     add_placement_options(parser)
@@ -78,6 +81,7 @@ def build_parser() -> Parser:
 def execute(arguments: argparse.Namespace) -> int:
     """Measure the prompt, write the table, print the summary (on stderr when the table goes to stdout); or the set."""
     question = questions.asked(arguments)
+    pictures.check(arguments)
     if arguments.prompts is not None:
         return prompt_set.execute(arguments, question)
     prompt_set.refuse_options(arguments)
@@ -98,10 +102,11 @@ def execute(arguments: argparse.Namespace) -> int:
     table = found.table()
     provenance = _provenance(arguments, masker, question)
     write_table(table, arguments.output, provenance=provenance)
+    drawn = pictures.draw(arguments, table, provenance)
     loading, run = loaded - started, measured - loaded
     if not arguments.quiet:
         report = _report(arguments, found, question, origin=provenance, loading=loading, run=run)
-        _show(report, arguments.output)
+        _show("\n".join((report, *drawn)), arguments.output)
     return 0
 
 
@@ -157,6 +162,7 @@ def _report(
     run: float,
 ) -> str:
     """The summary between what produced it and what it took."""
+    from engine.summaries.ink import ink_of
     from engine.summaries.naive import naive_passes
     from engine.summary import summarize
 
@@ -166,7 +172,7 @@ def _report(
     return "\n".join(
         (
             f"Model   {origin['description']}; {shape}",
-            summarize(found, question),
+            summarize(found, question, ink=ink_of(sys.stderr if arguments.output == "-" else sys.stdout)),
             "",
             f"{found.num_rows:,} rows -> {place}",
             f"{run:.3f} s for what takes {naive.count:,} forward passes the naive way ({naive.reason}); "

@@ -62,6 +62,23 @@ def dataset_provenance(folder: FilePath) -> dict[str, Any]:
     }
 
 
+def prompt_lengths(folder: FilePath) -> pl.DataFrame | None:
+    """``prompt_id`` (text, of CSV) and ``num_tokens`` of a dataset's prompts; None where it is not complete.
+
+    Raises ``ResultsError`` for a file that cannot be read.
+    """
+    manifest = dataset_manifest(folder)
+    path = Folder(Path(folder), manifest["settings"]["format"]).table("prompts")
+    if not path.is_file():
+        return None
+    with reading(path):
+        if path.suffix == ".parquet":
+            lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        else:
+            lazy = pl.scan_csv(path, schema_overrides={PROMPT_ID: pl.String}, glob=False)
+        return lazy.select(PROMPT_ID, pl.col("num_tokens").cast(pl.Int32)).collect()
+
+
 def dataset_manifest(folder: FilePath) -> Manifest:
     """What made the dataset, and what it holds. Raises ``ResultsError`` where there is none."""
     manifest = read_manifest(Path(folder) / MANIFEST)

@@ -45,10 +45,7 @@ def cell_batches(lazy: pl.LazyFrame, labels: Sequence[str]) -> Iterator[pl.DataF
     # The one call here that polars may still change; other ways read a text file once for each sum.
     for batch in columns.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
         _require_labels(batch)
-        variant = pl.col("variant").cast(pl.String)
-        code = variant.replace_strict(_variant_codes(batch["variant"]), return_dtype=pl.Int32)
-        kind = variant.str.replace(r"_.*", "").cast(_KIND)
-        coded = batch.with_columns(code=code, kind=kind)
+        coded = batch.with_columns(coded_variants(batch["variant"]))
         yield pl.concat(coded.select(*labels, "code", "kind", *_distance(name)) for name in DISTANCES)
 
 
@@ -73,15 +70,28 @@ def _require_labels(batch: pl.DataFrame) -> None:
         raise ResultsError(f"some rows lack {', '.join(lacking)}; the file is damaged or cut off: write it again")
 
 
-def _variant_codes(variants: pl.Series) -> dict[str, int]:
-    """The place of each variant in table order."""
-    names = variants.cast(pl.String).unique().to_list()
-    codes = {name: _code(name) for name in names}
-    unknown = sorted(name for name in names if codes[name] is None)
+def coded_variants(variants: pl.Series) -> list[pl.Series]:
+    """The place of each variant in table order as ``code``, and its ``kind``. Raises ``ResultsError``.
+
+    Each name is looked at once; the column itself is handled as numbers.
+    """
+    if not isinstance(variants.dtype, pl.Enum):
+        names = variants.cast(pl.String)
+        variants = names.cast(pl.Enum(names.unique().sort()))
+    known, places = variants.dtype.categories, variants.to_physical()  # type: ignore[attr-defined]
+    codes = [_code(name) for name in known]
+    if None in codes:
+        _require_known(variants.unique().cast(pl.String))
+    kinds = [name.partition("_")[0] if code is not None else None for name, code in zip(known, codes, strict=True)]
+    found = (pl.Series("code", codes, dtype=pl.Int32), pl.Series("kind", kinds, dtype=_KIND))
+    return [series.gather(places) for series in found]
+
+
+def _require_known(names: pl.Series) -> None:
+    unknown = sorted(name for name in names if _code(name) is None)
     if unknown:
         shown = ", ".join(repr(name) for name in unknown[:3])
         raise ResultsError(f"unknown variant {shown}; expected Full, Attn, Head_0, Head_1, ...: is the file cut off?")
-    return {name: code for name, code in codes.items() if code is not None}
 
 
 def _code(variant: str) -> int | None:

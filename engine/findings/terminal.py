@@ -5,11 +5,13 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import zip_longest
 
+COLOURING = re.compile("\x1b\\[[0-9;]*m")
 HALF_WIDTH, TEXT_WIDTH, BAR_WIDTH = 48, 18, 20
 
 
 def width(text: str) -> int:
-    """Columns that ``text`` takes on a terminal."""
+    """Columns that ``text`` takes on a terminal; words that set its colours take none."""
+    text = COLOURING.sub("", text)
     marks = sum(unicodedata.category(sign) in ("Mn", "Me", "Cf") for sign in text)
     return len(text) - marks + sum(unicodedata.east_asian_width(sign) in ("W", "F") for sign in text)
 

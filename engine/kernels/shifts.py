@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from engine.kernels.caps import bent, bent_shift
-from engine.kernels.scores import Scoring, softmax
+from engine.kernels.scores import Scoring, sink_share, softmax
 
 CLOSE = 0.5
 """Growth of the sum of exponentials below which a pattern is close to the one before."""
@@ -107,18 +107,38 @@ def pattern_difference(
 
     With x_k = expm1(shift_k) and t = Σ_k a_k·x_k: a'_k - a_k = a_k·(x_k - t) / (1 + t). As long as t is small, that
     makes the hiding of a key that holds 1e-9 of a head as accurate as any other; where it is not, the patterns
-    themselves are far apart. ``blind`` queries attend to nothing. A ``sink`` does not move, so it adds nothing to t.
+    themselves are far apart. Only shifts against each other count, so the shift of the key that holds the most is taken
+    off all of them, and off the ``sink``, whose own is 0: that key's x is then 0, where x - t would cancel. ``blind``
+    queries attend to nothing.
     """
     before, after = softmax(scores, sink), softmax(scores + shift, sink)
-    growth = shift.clamp(max=MOST_GROWTH).expm1_()
+    share = None if sink is None else sink_share(scores, sink)
+    anchor = _shift_of_most(before, shift, share)
+    growth = shift - anchor
+    highest = torch.where(scores > -torch.inf, growth, -torch.inf).amax(-1, keepdim=True)
+    growth.clamp_(max=MOST_GROWTH).expm1_()
     grown = torch.linalg.vecdot(before, growth)[..., None]
+    if share is not None:
+        highest = torch.maximum(highest, -anchor)
+        grown = torch.addcmul(grown, share, (-anchor).clamp_(max=MOST_GROWTH).expm1_())
     close = growth.sub_(grown).mul_(before / (1 + grown))
-    highest = torch.where(scores > -torch.inf, shift, -torch.inf).amax(-1, keepdim=True)
     is_close = (grown.abs() < CLOSE) & (highest < MOST_GROWTH)
     change = torch.where(is_close, close, after - before)
     if blind is not None:
         after, change = after.masked_fill_(blind, 0.0), torch.where(blind, -before, change)
     return after, change
+
+
+def _shift_of_most(
+    pattern: Float[Tensor, "b kv 1 g n k"],
+    shift: Float[Tensor, "b kv f g n k"],
+    sink_share: Float[Tensor, "b kv 1 g n 1"] | None,
+) -> Float[Tensor, "b kv f g n 1"]:
+    """The shift of what holds the most of each pattern; 0 where that is the sink, or hidden."""
+    most, place = pattern.max(-1, keepdim=True)
+    found = shift.gather(-1, place.expand(*shift.shape[:-1], 1))
+    counts = found > -torch.inf if sink_share is None else (found > -torch.inf) & (most >= sink_share)
+    return torch.where(counts, found, 0.0)
 
 
 def _with_own_keys(

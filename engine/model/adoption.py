@@ -35,6 +35,7 @@ def adopt(model: Any) -> Decoder:
     for index, layer in enumerate(layers):
         _refuse_unknown_weights(family, layer, config, index)
         _refuse_other_modules(family, layer, config, index)
+        _refuse_other_settings(family, layer, config, index)
     _require_linear(model, family.unembedding)
     return assemble(
         family,
@@ -124,6 +125,19 @@ def _refuse_other_modules(family: Family, layer: nn.Module, config: Any, index: 
         given = torch.full_like(probe, torch.nan)
     if not torch.allclose(given, expected, atol=1e-3):
         raise ModelError(f"{path} of layer {index} is not the {named!r} that the config names")
+
+
+def _refuse_other_settings(family: Family, layer: nn.Module, config: Any, index: int) -> None:
+    """What a layer was built with, if it was changed or the layer stands elsewhere now, goes against the config."""
+    sparse = family.is_sparse(config, index)
+    for path, said in family.told.items():
+        if path.startswith("mlp.") and not sparse:
+            continue
+        found, expected = attrgetter(path)(layer), said(config, index)
+        if found != expected:
+            raise ModelError(
+                f"{path} of layer {index} is {found}, but {expected} by the config; change the config along with it"
+            )
 
 
 def _require_linear(owner: nn.Module, name: str, *, transposed: bool = False) -> None:

@@ -109,7 +109,7 @@ def decoder_of(
         name=name,
         embedding=embedding,
         layers=layers,
-        sights=sights(family, config),
+        sights=sights(family, config)[: len(layers)],
         final_norm=parts.norm(family.final_norm).to(projection.device),  # tiny, and read before it
         unembedding=Unembedding(projection, family.logits_scale(config), family.logits_cap(config)),
         ropes=ropes,

@@ -47,14 +47,14 @@ def _fused(decoder: Decoder) -> str:
         last = _digests(decoder.final_norm.weights)
     epsilons = [*chain.from_iterable(told.epsilons for told in layers), *_epsilons(decoder.final_norm)]
     whole = hashlib.sha256(repr(_numbers(decoder, [told.numbers for told in layers], epsilons)).encode())
-    positions = decoder.embedding.positions
+    ends = (decoder.embedding.positions, decoder.unembedding.projection.bias)
     for part in (
         vocabulary.result(),
         *chain.from_iterable(told.matrices for told in layers),
         *(*chain.from_iterable(told.norms for told in layers), *last),
         *chain.from_iterable(told.biases for told in layers),
         *chain.from_iterable(told.sinks for told in layers),
-        *(() if positions is None else _digests([positions])),
+        *_digests(tensor for tensor in ends if tensor is not None),
     ):
         whole.update(part)
     return f"sha256:{whole.hexdigest()}"

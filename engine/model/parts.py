@@ -122,6 +122,11 @@ class Parts:
     def _experts(self, at: str) -> Experts:
         names, config = self.family.experts, self.config
         assert names is not None
+        if not 1 <= config.num_experts_per_tok <= config.num_local_experts:
+            raise ModelError(
+                f"the config gives every token {config.num_experts_per_tok} of {config.num_local_experts} experts; "
+                "check num_experts_per_tok"
+            )
         router = Router(self.linear(at + names.router), config.num_experts_per_tok, names.renormalised(config))
         stacked = at + names.gate_up in self.weights
         found = self._stacked(at, names) if stacked else self._apart(at, names)

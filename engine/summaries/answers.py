@@ -6,13 +6,14 @@ from jaxtyping import Float
 from engine.findings.terminal import aligned, number, quoted
 from engine.questions.question import Question
 from engine.runs.effect import Effect
+from engine.summaries.ink import Ink
 from engine.summaries.lines import best_first, case, grid, hiding, shown_cases
 
 STRONGEST = 8
 """Effects that are listed."""
 
 
-def effect_lines(effect: Effect, question: Question) -> list[str]:
+def effect_lines(effect: Effect, question: Question, *, ink: Ink) -> list[str]:
     """The answer with its probability, the grid of changes and the strongest effects, at the query that is shown."""
     shown = shown_cases(effect)
     cells = effect.numbers["answer_logprob_change"][:, shown]
@@ -21,7 +22,7 @@ def effect_lines(effect: Effect, question: Question) -> list[str]:
     return [
         f"Answer  {quoted(effect.answers[shown[0]])} {np.exp(before):.3f} (log-probability {number(before)})",
         "",
-        *grid(effect, cells, title=title, show=lambda value: f"{value:+.3f}".rjust(7)),
+        *grid(effect, cells, title=title, show=lambda value: f"{value:+.3f}".rjust(7), ink=ink),
         *_strongest(effect, cells, shown, _top_token(effect, question, shown)),
     ]
 

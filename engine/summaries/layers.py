@@ -8,16 +8,17 @@ from jaxtyping import Float
 from engine.findings.terminal import aligned
 from engine.questions.question import Question
 from engine.runs.impact import Impact
+from engine.summaries.ink import Ink
 from engine.summaries.lines import best_first, case, grid, hiding, shown_cases
 
 
-def impact_lines(impact: Impact, question: Question, *, top: int) -> list[str]:
+def impact_lines(impact: Impact, question: Question, *, top: int, ink: Ink) -> list[str]:
     """How far each layer's update turns, and the most impactful of everything, all at the query that is shown."""
     shown = shown_cases(impact)
     cells = impact.distances[:, shown]
     title = f"How far each layer's update turns when {hiding(question)} (Full, cosine distance)"
     return [
-        *grid(impact, cells[:, :, 0, 1], title=title, show=lambda value: f"{max(value, 0.0):.4f}"),
+        *grid(impact, cells[:, :, 0, 1], title=title, show=lambda value: f"{max(value, 0.0):.4f}", ink=ink),
         *_rankings(impact, cells, shown, top),
     ]
 

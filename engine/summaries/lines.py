@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from engine.findings.terminal import aligned, plain, quoted
+from engine.findings.terminal import aligned, plain, quoted, width
 from engine.questions.question import Question
 from engine.runs.measuring import Found
+from engine.summaries.heat import BLOCKS, heat_map
+from engine.summaries.ink import Ink
 from engine.text.prompts import Prompt
 
-BLOCKS = " ▁▂▃▄▅▆▇█"
 PROMPT_EDGE = 20
 """Of a prompt longer than twice this, so many tokens are shown from each end."""
 LABEL_WIDTH, GRID_COLUMNS = 10, 12
@@ -65,21 +66,38 @@ def grid(
     *,
     title: str,
     show: Callable[[float], str],
+    ink: Ink,
 ) -> list[str]:
-    """One number per layer and shown case, shaded by its share of the largest; one line where that is too wide."""
+    """One number per layer and shown case, shaded by its share of the largest.
+
+    Where that is too wide a terminal gets a heat map without numbers, and a file or pipe one line.
+    """
     places = shown_cases(found)
-    if len(places) > GRID_COLUMNS:
-        single = "masked_positions" not in found.labels
-        more = "; choose some with --tokens" if single else ""
-        return [f"(layer x token grid left out: it holds {GRID_COLUMNS} {'tokens' if single else 'groups'}{more})", ""]
+    layers = ["all" if layer is None else str(layer) for layer in found.layers]
+    if len(places) <= GRID_COLUMNS:
+        lines = _numbers(found, cells, layers, show=show, ink=ink)
+        if ink.columns is None or max(map(width, lines)) < ink.columns:
+            return [title, "", *lines, ""]
+    if ink.columns is not None:
+        positions = [found.tokens[place] for place in places]
+        return [*heat_map(cells, layers=layers, positions=positions, ink=ink, title=title), ""]
+    single = "masked_positions" not in found.labels
+    more = "; choose some with --tokens" if single else ""
+    return [f"(layer x token grid left out: it holds {GRID_COLUMNS} {'tokens' if single else 'groups'}{more})", ""]
+
+
+def _numbers(
+    found: Found, cells: Float[np.ndarray, "l v"], layers: Sequence[str], *, show: Callable[[float], str], ink: Ink
+) -> list[str]:
+    """The grid of numbers under the texts of what is hidden."""
     texts = case_texts(found)
-    labels = [quoted(texts[place], columns=LABEL_WIDTH) for place in places]
+    labels = [quoted(texts[place], columns=LABEL_WIDTH) for place in shown_cases(found)]
     largest = float(max(np.nanmax(np.abs(cells), initial=0.0), np.finfo(np.float32).tiny))
     rows = [
-        ["all" if layer is None else str(layer), *(_cell(value, largest, show) for value in row.tolist())]
-        for layer, row in zip(found.layers, cells, strict=True)
+        [layer, *(_cell(value, largest, show, ink) for value in row.tolist())]
+        for layer, row in zip(layers, cells, strict=True)
     ]
-    return [title, "", *aligned([["layer", *labels], *rows], gap=" "), ""]
+    return aligned([["layer", *labels], *rows], gap=" ")
 
 
 def hiding(question: Question) -> str:
@@ -108,7 +126,8 @@ def _prompt_line(prompt: Prompt) -> str:
     return "Prompt  " + "  ".join(shown)
 
 
-def _cell(value: float, largest: float, show: Callable[[float], str]) -> str:
+def _cell(value: float, largest: float, show: Callable[[float], str], ink: Ink) -> str:
     if np.isnan(value):
         return "-"
-    return f"{show(value)} {BLOCKS[round(abs(value) / largest * (len(BLOCKS) - 1))]}"
+    share = abs(value) / largest
+    return ink.filled(f" {show(value)} ", share) if ink.depth else f"{show(value)} {BLOCKS[round(share * 8)]}"

@@ -168,6 +168,8 @@ class Family:
     """The buffer of the embedding that holds the scale, rounded to its precision; None where it is a plain number."""
     logits_scale: Callable[[Any], float] = one
     logits_cap: Callable[[Any], float | None] = nothing
+    told: Mapping[str, Callable[[Any, int], Any]] = field(default_factory=dict)
+    """Settings that a layer's modules hold themselves (of its MLP: where it has experts), and what the config says."""
     refused: Callable[[Any], str | None] = nothing
     """What a config asks for that is not supported, if it does."""
 

@@ -17,6 +17,7 @@ GPT_NEOX = Family(
     norm="layer",
     eps="layer_norm_eps",
     parallel=lambda config: config.use_parallel_residual,
+    told={"use_parallel_residual": lambda config, layer: config.use_parallel_residual},
     qkv=("attention.query_key_value",),
     by_head=True,
     output="attention.dense",

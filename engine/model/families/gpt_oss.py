@@ -21,6 +21,11 @@ GPT_OSS = Family(
     half_tables=True,
     activation=None,
     clamped=_clamped,
+    told={
+        "mlp.router.top_k": lambda config, layer: config.num_experts_per_tok,
+        "mlp.experts.alpha": lambda config, layer: _clamped(config)[0],
+        "mlp.experts.limit": lambda config, layer: _clamped(config)[1],
+    },
     experts=ExpertNames(
         router="mlp.router",
         router_biased=True,

@@ -10,6 +10,7 @@ GRANITE = Family(
     biased=all_biases,
     scale_of=lambda config, layer: config.attention_multiplier,
     multiplier=lambda config: config.residual_multiplier,
+    told={"residual_multiplier": lambda config, layer: config.residual_multiplier},
     embedding_scale=lambda config: config.embedding_multiplier,
     logits_scale=lambda config: 1 / config.logits_scaling,
 )

@@ -11,6 +11,7 @@ MIXTRAL = replace(
     architecture="MixtralForCausalLM",
     config="MixtralConfig",
     renamed={"block_sparse_moe.": "mlp.", ".w1.": ".gate_proj.", ".w2.": ".down_proj.", ".w3.": ".up_proj."},
+    told={"mlp.gate.top_k": lambda config, layer: config.num_experts_per_tok},
     experts=ExpertNames(
         router="mlp.gate",
         gate_up="mlp.experts.gate_up_proj",

@@ -18,6 +18,10 @@ QWEN3_MOE = replace(
     architecture="Qwen3MoeForCausalLM",
     config="Qwen3MoeConfig",
     window=window_everywhere,
+    told={
+        "mlp.gate.top_k": lambda config, layer: config.num_experts_per_tok,
+        "mlp.gate.norm_topk_prob": lambda config, layer: config.norm_topk_prob,
+    },
     experts=ExpertNames(
         router="mlp.gate",
         gate_up="mlp.experts.gate_up_proj",

@@ -10,4 +10,5 @@ SMOLLM3 = Family(
     biased=all_biases,
     window=window_by_layer_type,
     rope_of=lambda config, layer: "default" if config.no_rope_layers[layer] else None,
+    told={"self_attn.use_rope": lambda config, layer: config.no_rope_layers[layer]},
 )
