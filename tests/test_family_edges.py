@@ -84,7 +84,9 @@ def test_a_layer_that_was_built_or_edited_to_do_otherwise_is_refused(name, edit,
 
 
 def test_layers_without_experts_have_no_router_to_ask():
-    adopt(build(BY_NAME["qwen3-moe-dense-layers"]))
+    decoder = adopt(build(BY_NAME["qwen3-moe-dense-layers"]))
+    kinds = {type(layer.mlp).__name__ for layer in decoder.layers}
+    assert kinds == {"GatedMLP", "Experts"}
 
 
 @pytest.mark.parametrize("count", [0, 9])
