@@ -15,7 +15,10 @@ from engine.figures.sources import PromptId, Results, Source, rows_of, source_of
 from engine.tables.columns import CELLS, is_effects
 
 IMPACT_METRICS = ("cosine_distance", "l2_distance")
-EFFECT_METRICS = ("answer_logprob_change", "kl_divergence", "cosine_distance", "l2_distance", "answer_logprob_masked")
+EFFECT_METRICS = (
+    *("answer_logprob_change", "kl_divergence", "cosine_distance", "l2_distance", "answer_logprob_masked"),
+    "answer_logprob",
+)
 EFFECT = "Answer"
 """The one variant of an effects table."""
 CASE = ("token_position", "token_masked", "masked_positions", "is_special")
