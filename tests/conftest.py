@@ -6,6 +6,7 @@ type with an error of their own, which the tests ask for.
 
 from pathlib import Path
 
+import attacks
 import pytest
 from jaxtyping import install_import_hook
 
@@ -39,6 +40,23 @@ def checked_modules():
 
 
 install_import_hook(checked_modules(), "beartype.beartype")
+
+
+def pytest_addoption(parser):
+    """How many random attacks run, and where their number is noted."""
+    parser.addoption("--attacks", choices=("quick", "deep"), default="quick", help="how many random cases")
+    parser.addoption("--tally", metavar="FILE", help="add the number of random cases of each kind to this file")
+
+
+def pytest_configure(config):
+    """Before tests are collected: their decorators ask for the number of cases."""
+    attacks.MODE["deep"] = config.getoption("--attacks") == "deep"
+
+
+def pytest_unconfigure(config):
+    """After the last test."""
+    if config.getoption("--tally"):
+        attacks.write_tally(config.getoption("--tally"))
 
 
 @pytest.fixture
