@@ -21,6 +21,10 @@ class ModelError(ImpactError):
     """The model cannot be found, read or trusted, or its architecture is not supported."""
 
 
+class CheckError(ModelError):
+    """On this machine the engine does not compute what transformers computes, so its numbers cannot be trusted."""
+
+
 class DeviceError(ImpactError):
     """The device or dtype does not exist here, or its memory is too small."""
 

@@ -35,6 +35,8 @@ ORDER = [
         for name in ("probe", "readout", "variants", "sweep", "relay", "distances", "passes", "capture")
     ),
     *(f"sweeps.{name}" for name in ("replay", "journey", "travelling", "reads", "answers")),
+    *(f"checks.{name}" for name in ("tolerances", "account", "witness", "lending", "record", "oracles", "gaps")),
+    *("checks.selfcheck", "checks.recording"),
     *(f"runs.{name}" for name in ("jobs", "impact", "effect", "labelled", "preparing", "trips", "measuring")),
     *("runs.schedule", "runs.many"),
     *(f"inputs.{name}" for name in ("entries", "fields", "formats", "columnar", "prompt_files", "unique")),

@@ -123,7 +123,7 @@ def _report(arguments: argparse.Namespace, manifest: "Manifest", folder: Path) -
     size = sum(path.stat().st_size for path in Folder(folder, form).pieces(IMPACTS))
     rejected = f", {counts['rejected']:,} rejected (see rejected.{form})" if counts["rejected"] else ""
     shape = f"{model['layers']} layers x {model['heads']} heads, {manifest['settings']['dtype']}"
-    route = f"{model.get('route', 'fused')} route"
+    route = f"{model.get('route', 'fused')} route{'' if manifest['checked'] else ', unchecked'}"
     seconds, rate = session["seconds"], session["rows"] / max(session["seconds"], 1e-9)
     return [
         f"Model   {describe_model(arguments)}; {shape} on {manifest['settings']['device']}, {route}",

@@ -32,9 +32,9 @@ Manifest = dict[str, Any]
 
 
 def new_manifest(
-    *, model: Mapping[str, Any], settings: Mapping[str, Any], kernel: Mapping[str, Any], source: str
+    *, model: Mapping[str, Any], settings: Mapping[str, Any], kernel: Mapping[str, Any], source: str, checked: bool
 ) -> Manifest:
-    """The manifest of a run over the prompts in ``source`` that begins."""
+    """The manifest of a run over the prompts in ``source`` that begins; ``checked``: by the self-check at load."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -42,6 +42,7 @@ def new_manifest(
         "model": dict(model),
         "settings": dict(settings),
         "kernel": dict(kernel),
+        "checked": checked,
         "versions": versions(),
         "input": source,
         "counts": {},

@@ -87,7 +87,7 @@ def begun(folder: Folder, manifest: Manifest, *, overwrite: bool) -> Manifest:
             "replace it with --overwrite"
         )
     else:
-        return there
+        return there | {"checked": there.get("checked", False) and manifest["checked"]}  # the whole of it, or not
     write_manifest(folder.manifest, manifest)
     return manifest
 

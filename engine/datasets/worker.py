@@ -54,6 +54,7 @@ class Worker:
         """Load the model that the order names. Raises ``ModelError`` and ``DeviceError``."""
         import torch
 
+        from engine.checks.selfcheck import self_check
         from engine.model.fingerprint import fingerprint
         from engine.model.loading import load_view
 
@@ -65,6 +66,8 @@ class Worker:
             raise ModelError(
                 f"{order.model!r} is another model here than where the run began; give every worker the same"
             )
+        if order.check:
+            self_check(decoder, None)
         with keeping_to(order.product), torch.inference_mode():
             if order.packed and not order.stream:
                 decoder.pack()

@@ -72,6 +72,8 @@ def origin_lines(provenance: Mapping[str, Any]) -> list[str]:
             lines.append(f"{title:<8}{plain(form.format_map(provenance), columns=LINE_WIDTH - 8)}")
     if question := _question(provenance):
         lines.append(f"Asked   {plain(question, columns=LINE_WIDTH - 8)}")
+    if provenance.get("checked") is False:
+        lines.append("Check   skipped (--no-check): these numbers were not held against transformers")
     return [*lines, ""] if lines else []
 
 

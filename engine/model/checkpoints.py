@@ -92,7 +92,7 @@ def load_decoder(
         tokenizer = checkpoint.tokenizer()
     if stream:
         trim_memory()  # a tokenizer of many words leaves 70 MB behind, as much as a layer takes
-    return decoder, tokenizer
+    return replace(decoder, folder=checkpoint.folder), tokenizer
 
 
 def load_model(
