@@ -6,7 +6,7 @@ transformers' own names; nothing of what the engine made of the same files is us
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +42,7 @@ def lent(
     kept = nn.ModuleList(list(layers)[:num_layers])
     model.set_submodule(family.layers, kept)
     lending.fill_ends(model, probing, num_logits)
-    with ExitStack() as undo:
-        for index, layer in enumerate(kept):
-            undo.enter_context(lending.reading(layer, f"{family.layers}.{index}."))
+    with lending.reading(kept, family.layers):
         yield Lent(model, list(kept), tuple(range(len(probing.token_ids))))
 
 
@@ -81,20 +79,20 @@ class _Lending:
                 self._set(model, name, self.weights[name])
 
     @contextmanager
-    def reading(self, layer: nn.Module, at: str) -> Iterator[None]:
-        """While it lasts, the layer has its weights when it runs, and none when it has run."""
+    def reading(self, layers: nn.ModuleList, at: str) -> Iterator[None]:
+        """While it lasts, each layer has its weights from when it runs until the next one does."""
 
-        def fill(_: nn.Module, __: Any) -> None:
+        def fill(layer: nn.Module, _: Any) -> None:
             if any(parameter.is_meta for parameter in layer.parameters()):
-                layer.load_state_dict(self._state(layer, at), assign=True)
+                layers.to("meta")
+                layer.load_state_dict(self._state(layer, f"{at}.{places[layer]}."), assign=True)
 
-        def empty(_: nn.Module, __: Any, ___: Any) -> None:
-            layer.to("meta")
-
-        hooks = layer.register_forward_pre_hook(fill), layer.register_forward_hook(empty)
+        places = {layer: index for index, layer in enumerate(layers)}
+        hooks = [layer.register_forward_pre_hook(fill) for layer in layers]
         try:
             yield
         finally:
+            layers.to("meta")
             for hook in hooks:
                 hook.remove()
 

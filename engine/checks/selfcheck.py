@@ -64,11 +64,16 @@ def _finding(view: View, oracle: Oracle, probing: Probing) -> Finding | None:
         for what, gap in account_gaps(*pair, precision=oracle.precision):
             if gap > 1:
                 return Finding(index, f"{what} differ from transformers'")
-    if all(not account.update.delta.any() for account in ours):
+    if _moves(theirs) and not _moves(ours):
         return Finding(0, "hiding a token changes nothing, there or in any other layer")
     if logits_gap(engine_logits(view, residual, len(expected)), expected, precision=oracle.precision) > 1:
         return Finding(None, "the logits differ from transformers'")
     return None
+
+
+def _moves(accounts: Sequence[Account]) -> bool:
+    """Whether hiding the token changes anything in any layer."""
+    return any(bool(account.update.delta.any()) for account in accounts)
 
 
 def _leak(view: View, accounts: Sequence[Account], probing: Probing) -> int | None:

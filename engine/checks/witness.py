@@ -1,4 +1,4 @@
-"""Transformers' own account: its forward of the probe, in which every layer is watched and called a second time.
+"""Transformers' own account: its forward of the probe and a copy in which a token is hidden, watched layer by layer.
 
 Hooks watch; they are taken away again. Every layer is given the stream that the engine had there, so that each is
 compared on its own and the first that differs is the one that is wrong.
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from engine.checks.account import Account, Pair, Probing, on_host
 from engine.model.families import Family
-from engine.model.visits import forward, mapped, stream_of
+from engine.model.visits import forward, mapped
 
 Stream = Float[Tensor, "s e"]
 
@@ -38,7 +38,7 @@ def witness(
     watching = _Watching(probing, given, taps)
     ids = torch.tensor(token_ids or probing.token_ids, device=model.device)
     with watching.hooked(layers):
-        logits = forward(model, ids).logits
+        logits = forward(model, ids, copies=2).logits
     return watching.found, on_host(logits[0, -1])
 
 
@@ -61,15 +61,14 @@ class Taps:
 
 @dataclass
 class _Watching:
-    """What the hooks of one forward note."""
+    """What the hooks of one forward note. Of two copies of the probe the second has the token hidden."""
 
     probing: Probing
     given: Sequence[Stream]
     taps: Taps | None
     found: list[Account] = field(default_factory=list)
     arrived: Stream | None = None
-    seen: dict[str, Tensor] = field(default_factory=dict)
-    is_again: bool = False
+    seen: dict[str, Pair] = field(default_factory=dict)
 
     @contextmanager
     def hooked(self, layers: Sequence[nn.Module]) -> Iterator[None]:
@@ -77,7 +76,7 @@ class _Watching:
         with ExitStack() as undo:
             for layer in dict.fromkeys(layers):
                 undo.callback(layer.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
-                undo.callback(layer.register_forward_hook(self._leave, with_kwargs=True).remove)
+                undo.callback(layer.register_forward_hook(self._leave).remove)
                 if self.taps is not None:
                     output, behind = (layer.get_submodule(name) for name in (self.taps.output, self.taps.behind))
                     undo.callback(output.register_forward_pre_hook(self._note_z).remove)
@@ -85,49 +84,48 @@ class _Watching:
             yield
 
     def _enter(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Note the stream that arrives, and put the given one in its place."""
-        index = len(self.found)
-        if self.is_again or index >= len(self.given):
+        """Note the stream that arrives, put the given one in its place in both copies, and hide the token in one."""
+        if self._is_over():
             return None
         stream = args[0] if args else kwargs["hidden_states"]
-        self.arrived = on_host(stream[0])
-        replaced = self.given[index][None].to(stream.device, stream.dtype)
-        return ((replaced, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": replaced})
+        self.arrived, self.seen = on_host(stream[0]), {}
+        both = self.given[len(self.found)].to(stream.device, stream.dtype).expand(2, -1, -1)
+        args, kwargs = mapped((args, kwargs), self._cut)
+        return ((both, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": both})
 
-    def _leave(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Note what left, and call the layer again with the token hidden by the mask."""
-        if self.is_again or len(self.found) >= len(self.given):
+    def _leave(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Note what left."""
+        if self._is_over():
             return
-        baseline, seen = on_host(stream_of(output)[0]), dict(self.seen)
-        self.is_again = True
-        try:
-            args, kwargs = mapped((args, kwargs), self._cut)
-            masked = on_host(stream_of(layer(*args, **kwargs))[0, -1:])
-        finally:
-            self.is_again = False
         assert self.arrived is not None
+        baseline, masked = on_host(output if isinstance(output, Tensor) else output[0])
         entering = on_host(self.given[len(self.found)])
-        update = Pair(baseline[-1:] - entering[-1:], masked - baseline[-1:])
-        attn, z = (_pair(seen.get(name), self.seen.get(name)) for name in ("attn", "z"))
+        update = Pair(baseline[-1:] - entering[-1:], masked[-1:] - baseline[-1:])
         routed = any("expert" in name for name, _ in layer.named_modules())
+        z, attn = self.seen.get("z"), self.seen.get("attn")
         self.found.append(Account(self.arrived, baseline, update, attn, z, routed))
 
+    def _is_over(self) -> bool:
+        return len(self.found) >= len(self.given)
+
     def _cut(self, x: Tensor) -> Tensor:
-        """A mask (1, 1, query, key) that hides the token from every query; any other tensor as it is."""
+        """A mask (copy, 1, query, key), of which the second copy hides the token; any other tensor as it is."""
         length = len(self.probing.token_ids)
-        if x.shape[-3:] != (1, length, length) or x.ndim != 4:
+        if x.ndim != 4 or x.shape[1:] != (1, length, length):
             return x
-        column = torch.arange(length, device=x.device) == self.probing.hidden
-        return x & ~column if x.dtype == torch.bool else x.masked_fill(column, -torch.inf)
+        both = x.expand(2, -1, -1, -1).clone()
+        both[1, ..., self.probing.hidden] = False if x.dtype == torch.bool else -torch.inf
+        return both
 
     def _note_z(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert self.taps is not None
-        self.seen["z"] = on_host(rearrange(inputs[0][0, -1], "(h d) -> h d", h=self.taps.num_heads))
+        self.seen["z"] = _pair(rearrange(inputs[0][:, -1], "copy (h d) -> copy h d", h=self.taps.num_heads))
 
     def _note_attn(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         assert self.taps is not None
-        self.seen["attn"] = on_host(output[0, -1:]) * self.taps.multiplier
+        self.seen["attn"] = _pair(output[:, -1:] * self.taps.multiplier)
 
 
-def _pair(baseline: Tensor | None, masked: Tensor | None) -> Pair | None:
-    return None if baseline is None or masked is None else Pair(baseline, masked - baseline)
+def _pair(copies: Float[Tensor, "2 n c"]) -> Pair:
+    baseline, masked = on_host(copies)
+    return Pair(baseline, masked - baseline)

@@ -61,11 +61,11 @@ def visits(model: Any, layers: Iterable[nn.Module], token_ids: Int[Tensor, " s"]
     return made
 
 
-def forward(model: Any, token_ids: Int[Tensor, " s"]) -> Any:
+def forward(model: Any, token_ids: Int[Tensor, " s"], *, copies: int = 1) -> Any:
     """The model's own forward of one prompt, without a cache and with as few logits as it offers."""
     names = inspect.signature(model.forward).parameters
     fewer = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
-    return model(input_ids=token_ids[None].clone(), use_cache=False, **fewer)
+    return model(input_ids=token_ids.expand(copies, -1).clone(), use_cache=False, **fewer)
 
 
 def stream_of(output: Any) -> Float[Tensor, "1 s e"]:
