@@ -17,7 +17,7 @@ from engine.checks.oracles import Oracle, oracle_of
 from engine.errors import CheckError
 from engine.kernels.products import exact_products
 from engine.model.decoder import Decoder
-from engine.model.devices import memory_errors
+from engine.model.devices import memory_errors, trim_memory
 from engine.model.sources import quiet
 from engine.model.view import View
 
@@ -43,6 +43,7 @@ def self_check(view: View, model: nn.Module | None) -> bool:
         return False
     with memory_errors(view.device), exact_products(view.device), quiet(), torch.no_grad():
         found = _finding(view, oracle, probing)
+    _tidy(view)
     if found is not None:
         place = "behind the last layer" if found.layer is None else f"in layer {found.layer}"
         raise CheckError(
@@ -57,6 +58,7 @@ def _finding(view: View, oracle: Oracle, probing: Probing) -> Finding | None:
     """The first disagreement, if there is one."""
     ours, residual = engine_accounts(view, probing, oracle.num_layers)
     leak = _leak(view, ours, probing)
+    _tidy(view)
     if leak is not None:
         return Finding(leak, "a hidden token keeps some weight in the pattern")
     theirs, expected = oracle.tell(probing, [account.entering for account in ours])
@@ -69,6 +71,12 @@ def _finding(view: View, oracle: Oracle, probing: Probing) -> Finding | None:
     if logits_gap(engine_logits(view, residual, len(expected)), expected, precision=oracle.precision) > 1:
         return Finding(None, "the logits differ from transformers'")
     return None
+
+
+def _tidy(view: View) -> None:
+    """Of a model that is read layer by layer, give back what the last one took."""
+    if view.is_streamed:
+        trim_memory()
 
 
 def _moves(accounts: Sequence[Account]) -> bool:
