@@ -23,7 +23,7 @@ def account_gaps(ours: Account, theirs: Account, *, precision: torch.dtype) -> I
     near = partial(_gap, tolerance=CHECKED[precision], most=most)
     yield "the streams that enter", near(ours.entering, theirs.entering)
     for what, one, other in _inside(ours, theirs):
-        scale = other.baseline.norm(dim=-1)
+        scale = other.baseline.norm(dim=-1).amax().expand(len(other.baseline))
         yield what, near(one.baseline, other.baseline, scale)
         yield f"the changes by a mask of {what}", near(one.delta, other.delta, scale)
     rows = ours.leaving[-len(theirs.leaving) :], theirs.leaving[-len(ours.leaving) :]
