@@ -15,6 +15,7 @@ from engine import AttentionMasker, read_results
 from engine.datasets import production, shards, worker
 from engine.datasets.folder import Folder, locked
 from engine.datasets.shards import cut_shards
+from engine.datasets.stopping import Stop
 from engine.errors import InputError, Interrupted, ModelError, OutOfMemoryError, ResultsError, SelectionError
 from engine.inputs.entries import Entry, entries_of
 
@@ -247,7 +248,7 @@ def test_a_stop_ends_after_the_pass_and_keeps_what_is_finished(masker, tmp_path,
     masker.run_dataset(prompts, tmp_path / "whole")
 
     def stopped(*args):
-        stops.append(threading.Event())
+        stops.append(Stop())
         return stops[-1]
 
     monkeypatch.setattr(production, "stopping", lambda: _holding(stopped()))

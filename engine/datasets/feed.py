@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from engine.datasets.orders import Receipt
 from engine.datasets.shards import Shard
+from engine.datasets.stopping import InputStopped, Stop
 from engine.errors import ResultsError
 
 
@@ -23,6 +24,8 @@ class Feed:
     """Whether the dataset is at its end, so that no further shard can belong to it."""
     fraction: Callable[[], float | None]
     """How much of the input has been read."""
+    stop: Stop = field(default_factory=Stop)
+    """Ends the input when it is set while more of it is waited for."""
     fractions: dict[int, float | None] = field(default_factory=dict)
     """The same after each shard that was given out."""
     num_entries: int = 0
@@ -30,7 +33,7 @@ class Feed:
     def __iter__(self) -> Iterator[Shard]:
         """Nothing is given out before the last finished shard has proved to be the same: a few may wait for that."""
         last, end, waiting = -1, max(self.finished, default=-1), []
-        for shard in self.shards:
+        for shard in self._read():
             self._compare(shard)
             self.num_entries, last = self.num_entries + len(shard.entries), shard.index
             if shard.index not in self.whole:
@@ -39,8 +42,21 @@ class Feed:
             if last >= end:
                 yield from waiting
                 waiting = []
-        if end > last:
+        if end > last and not self.stop.is_set():
             raise _other_input(f"it ends after {self.num_entries} rows")
+
+    def _read(self) -> Iterator[Shard]:
+        """The shards of the input, up to where the run was stopped."""
+        shards = iter(self.shards)
+        while True:
+            try:
+                with self.stop.reading():
+                    shard = next(shards, None)
+            except InputStopped:
+                return
+            if shard is None:
+                return
+            yield shard
 
     def _compare(self, shard: Shard) -> None:
         receipt = self.finished.get(shard.index)

@@ -25,7 +25,7 @@ from engine.datasets.orders import Receipt
 from engine.datasets.progress import State
 from engine.datasets.shards import Shard, cut_shards
 from engine.datasets.stopping import stopping
-from engine.errors import Interrupted, ResultsError
+from engine.errors import ResultsError
 from engine.files import is_leftover, shown
 from engine.inputs.entries import Entry
 from engine.model.devices import release_memory
@@ -55,7 +55,7 @@ def produce(
     with locked(folder.path), stopping() as stop:
         run = _Run(folder, begun(folder, manifest, overwrite=overwrite))
         shards = cut_shards(entries, rows_per_token=rows_per_token)
-        feed = Feed(shards, dict(run.finished), run.whole, folder.is_merged, fraction)
+        feed = Feed(shards, dict(run.finished), run.whole, folder.is_merged, fraction, stop)
         run.tell_what_was(note)
         try:
             for receipt in crew(run.run_id, run.manifest, iter(feed), stop):
@@ -66,10 +66,8 @@ def produce(
         finally:
             run.record()
     if stop.is_set():
-        raise Interrupted(
-            f"stopped; {run.state.counts['prompts']:,} prompts are finished in {shown(folder.path)}, "
-            "and the same command goes on from there"
-        )
+        prompts = run.state.counts["prompts"]
+        raise stop.interrupted(f"stopped; {prompts:,} prompts are finished in {shown(folder.path)}")
     return run.manifest
 
 
