@@ -72,6 +72,7 @@ def contents(folder):
     files.pop(".lock", None)
     found = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     del manifest["times"]
+    manifest.get("files", {}).pop("receipts.parquet", None)  # it holds times
     return found | {"manifest": manifest, "receipts": receipts}
 
 

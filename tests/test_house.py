@@ -38,7 +38,10 @@ ORDER = [
     *(f"runs.{name}" for name in ("jobs", "impact", "effect", "labelled", "preparing", "trips", "measuring")),
     *("runs.schedule", "runs.many"),
     *(f"inputs.{name}" for name in ("entries", "fields", "formats", "columnar", "prompt_files", "unique")),
-    *(f"datasets.{name}" for name in ("shards", "orders", "manifest", "folder", "frames", "worker", "blueprint")),
+    *(
+        f"datasets.{name}"
+        for name in ("orders", "shards", "manifest", "receipts", "folder", "locking", "frames", "worker", "blueprint")
+    ),
     *(f"datasets.{name}" for name in ("stopping", "feed", "merging", "progress", "production", "reading")),
     *(f"crews.{name}" for name in ("serial", "worker_process", "seat", "processes")),
     *(f"crews.{name}" for name in ("connection", "desk", "actors", "cluster")),

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from engine.errors import ImpactError, Interrupted
 from engine.files import discard, show
-from engine.interrupts import Signals, noticed
+from engine.interrupts import INTERRUPTED, Signals, noticed
 
 COMMANDS = ("run", "verify", "analyze", "plot", "report", "models")
 EXIT_USER_ERROR = 2
@@ -43,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _interrupted(error: BaseException, signals: Signals) -> int:
     """Say that the command was told to end; the exit status."""
-    said = error if isinstance(error, Interrupted) else "interrupted; no file was left half-written"
-    show(f"mask-impact: {said}", stream="stderr")
+    show(f"mask-impact: {error}" if isinstance(error, Interrupted) else INTERRUPTED, stream="stderr")
     return error.status if isinstance(error, Interrupted) else signals.status
 
 
@@ -62,10 +61,10 @@ def _explained(error: Exception) -> int:
 
 def program() -> NoReturn:
     """``main`` as a whole process: what ``cli.py`` and the installed command call."""
-    status = EXIT_INTERRUPTED
-    with suppress(KeyboardInterrupt):  # one that comes when nothing is left to interrupt
+    status, alone = EXIT_INTERRUPTED, sys._getframe(1).f_back is None
+    with suppress(KeyboardInterrupt), noticed(alone=alone):  # one may come when nothing is left to interrupt
         status = main()
-        if sys._getframe(1).f_back is None:
+        if alone:
             _leave(status)
     sys.exit(status)  # called from other code (a debugger, a profiler, a test), which has work left after this
 
