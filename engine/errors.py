@@ -50,4 +50,9 @@ class WorkerError(ImpactError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run over a set was stopped by Ctrl-C; what is finished stays, and the same call goes on from there."""
+    """A run over a set was stopped by a signal; what is finished stays, and the same call goes on from there.
+
+    ``status`` is what the process exits with: 128 and the signal's number, 130 for Ctrl-C.
+    """
+
+    status = 130

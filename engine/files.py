@@ -17,6 +17,8 @@ from typing import IO, Literal, TextIO
 from engine.errors import ResultsError
 
 LEFTOVER = ".mask-impact-"
+_UNFINISHED: set[Path] = set()
+"""Files of this process that do not have their names yet."""
 FilePath = str | os.PathLike[str]
 ADVICE = {
     errno.EACCES: "choose a folder in which you may write",
@@ -45,12 +47,23 @@ def new_file(path: FilePath) -> Iterator[IO[bytes]]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        finally:
+            _UNFINISHED.discard(temporary)
+
+
+def discard_unfinished() -> None:
+    """Remove what was begun and will not be finished, because the process ends at once."""
+    for temporary in tuple(_UNFINISHED):
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def require_writable(path: FilePath) -> None:
     """Raise the ``ResultsError`` that ``new_file`` would raise; nothing is left behind, no existing file is touched."""
     with explaining(path):
-        _create_beside(_target(path)).unlink()
+        temporary = _create_beside(_target(path))
+        temporary.unlink()
+        _UNFINISHED.discard(temporary)
 
 
 def require_readable(path: FilePath) -> None:
@@ -157,6 +170,7 @@ def _create_beside(target: Path) -> Path:
         raise ResultsError(f"{shown(target)} cannot be written: {obstacle}")
     temporary = target.with_name(f"{LEFTOVER}{secrets.token_hex(8)}.tmp")
     temporary.open("xb").close()
+    _UNFINISHED.add(temporary)
     return temporary
 
 

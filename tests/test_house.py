@@ -12,7 +12,7 @@ import pytest
 
 ENGINE = Path(__file__).parent.parent / "engine"
 ORDER = [
-    *("errors", "files", "tables.table", "tables.effects", "tables.columns", "tables.results"),
+    *("errors", "files", "interrupts", "tables.table", "tables.effects", "tables.columns", "tables.results"),
     *(f"questions.{name}" for name in ("indices", "words", "heads", "question", "saying")),
     *(f"findings.{name}" for name in ("cells", "sums", "quantiles", "analysis", "answers", "terminal", "report")),
     "findings.answers_report",
@@ -40,8 +40,11 @@ ORDER = [
     *(f"runs.{name}" for name in ("jobs", "impact", "effect", "labelled", "preparing", "trips", "measuring")),
     *("runs.schedule", "runs.many"),
     *(f"inputs.{name}" for name in ("entries", "fields", "formats", "columnar", "prompt_files", "unique")),
-    *(f"datasets.{name}" for name in ("shards", "orders", "manifest", "folder", "frames", "worker", "blueprint")),
-    *(f"datasets.{name}" for name in ("feed", "merging", "progress", "stopping", "production", "reading")),
+    *(
+        f"datasets.{name}"
+        for name in ("orders", "shards", "manifest", "receipts", "folder", "locking", "frames", "worker", "blueprint")
+    ),
+    *(f"datasets.{name}" for name in ("stopping", "feed", "merging", "progress", "production", "reading")),
     *(f"crews.{name}" for name in ("serial", "worker_process", "seat", "processes")),
     *(f"crews.{name}" for name in ("connection", "desk", "actors", "cluster")),
     *("making", "experiment"),

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.datasets.folder import facts_of
 from engine.datasets.manifest import QUESTION, SPANS, Manifest, new_manifest
 from engine.datasets.orders import Order
+from engine.datasets.receipts import facts_of
 from engine.kernels.products import cpu_product
 from engine.model.fingerprint import rope_probe
 from engine.model.view import View

@@ -15,11 +15,13 @@ from engine.tables.results import reading
 from engine.tables.table import IMPACT_COLUMNS, PROMPT_ID
 
 
-def read_results(folder: FilePath, *, partial: bool = False) -> pl.LazyFrame:
+def read_results(folder: FilePath, *, partial: bool = False, verify: bool = False) -> pl.LazyFrame:
     """The impact or effects tables of a dataset as one lazy frame, ``prompt_id`` in front, in the order of the prompts.
 
-    A dataset that is not complete is read as far as it goes with ``partial``. Raises ``ResultsError`` where there is no
-    dataset, or no complete one. Join with ``prompts.parquet`` and ``tokens.parquet`` on ``prompt_id``.
+    A dataset that is not complete is read as far as it goes with ``partial``. Every part must have the size that it was
+    written with; ``verify`` compares all of its bytes first, which takes about a second per gigabyte. Raises
+    ``ResultsError`` for a part that was damaged, and where there is no dataset, or no complete one. Join with
+    ``prompts.parquet`` and ``tokens.parquet`` on ``prompt_id``.
     """
     manifest = dataset_manifest(folder)
     if manifest["status"] != COMPLETE and not partial:
@@ -28,7 +30,7 @@ def read_results(folder: FilePath, *, partial: bool = False) -> pl.LazyFrame:
             "what there is with partial=True"
         )
     form = manifest["settings"]["format"]
-    parts = Folder(Path(folder), form).parts()
+    parts = Folder(Path(folder), form).parts(verify=verify)
     if not parts:
         question = manifest["settings"].get(QUESTION, {})
         columns = EFFECT_COLUMNS if question.get("read") == "output" else IMPACT_COLUMNS
@@ -68,9 +70,11 @@ def prompt_lengths(folder: FilePath) -> pl.DataFrame | None:
     Raises ``ResultsError`` for a file that cannot be read.
     """
     manifest = dataset_manifest(folder)
-    path = Folder(Path(folder), manifest["settings"]["format"]).table("prompts")
-    if not path.is_file():
+    home = Folder(Path(folder), manifest["settings"]["format"])
+    path = home.table("prompts")
+    if manifest["status"] != COMPLETE:
         return None
+    home.whole(path.name, manifest["files"][path.name], True)
     with reading(path):
         if path.suffix == ".parquet":
             lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
