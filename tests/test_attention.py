@@ -139,7 +139,7 @@ def test_leaving_one_out_equals_a_mask_for_each(sharpness, dtype, rtol):
     hidden = torch.eye(num_keys, dtype=torch.bool)[None, None, :, None].expand(B, -1, -1, -1, -1)
     wide = scores.double()
     expected = z_difference(wide, torch.softmax(wide, -1), v, hidden=hidden)
-    delta = leave_one_out(scores, torch.softmax(scores, -1), v.to(dtype)).double()
+    delta = leave_one_out(scores, torch.softmax(scores, -1), v.to(dtype), visible=visible).double()
     resolved = expected.norm(dim=-1) > 1e-30
     error = (delta - expected).norm(dim=-1) / expected.norm(dim=-1)
     assert error[resolved].max() < rtol

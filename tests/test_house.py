@@ -26,7 +26,10 @@ ORDER = [
     *(f"kernels.{name}" for name in ("experts", "rotary", "caps", "scores", "batches", "masks", "causal")),
     *("kernels.attention", "kernels.shifts", "demo"),
     *(f"model.{name}" for name in ("tensors", "blocks", "streaming", "stored", "view", "mlps", "layer", "ends")),
-    *(f"model.{name}" for name in ("decoder", "families", "acts", "parts", "assembly", "angles", "adoption")),
+    *(
+        f"model.{name}"
+        for name in ("decoder", "families", "settings", "acts", "parts", "assembly", "angles", "adoption")
+    ),
     *(f"model.{name}" for name in ("devices", "sources", "weights", "streamed", "checkpoints")),
     *(f"model.{name}" for name in ("borrowing", "handover", "visits", "additions", "foreign", "probing", "catalogue")),
     *("model.loading", "model.fingerprint"),

@@ -120,19 +120,21 @@ def leave_one_out(
     pattern: Float[Tensor, "b kv g k"],
     values: Float[Tensor, "b kv k d"],
     *,
+    visible: Bool[Tensor, "b 1 1 k"],
     sink: Float[Tensor, "kv g 1"] | None = None,
 ) -> Float[Tensor, "b k c"]:
     """``z_difference`` of every key hidden by itself, with a cost that grows with the keys and not with their square.
 
     With one key hidden, z' - z = a_p·(o_p - v_p), and o_p = Σ_{k≠p} a_k·v_k / Σ_{k≠p} a_k. Both sums leave the key out
     instead of subtracting it, so nothing cancels. The key that holds the most is the one whose absence could leave
-    sums that underflow: its o_p is computed by a masked softmax. A query with no other key attends to nothing, o_p = 0.
-    A ``sink`` is in the lower sum with its share, and in the upper with none.
+    sums that underflow: its o_p is computed by a masked softmax. A query with no other ``visible`` key attends to
+    nothing, o_p = 0. A ``sink`` is in the lower sum with its share, and in the upper with none.
     """
     a = rearrange(pattern, "b kv g k -> b kv g k 1")
     v = rearrange(values, "b kv k d -> b kv 1 k d")
     largest = pattern.argmax(-1, keepdim=True)
-    rest = softmax(scores.scatter(-1, largest, -torch.inf), sink).nan_to_num_(0.0)
+    rest = softmax(scores.scatter(-1, largest, -torch.inf), sink)
+    rest.masked_fill_(visible.sum(-1, keepdim=True) == 1, 0.0)
     shares = sums_without_each(a)
     if sink is not None:
         shares = shares + rearrange(sink_share(scores, sink), "b kv g 1 -> b kv g 1 1")

@@ -38,7 +38,7 @@ class RMSNorm:
         scale = x.origins.take(scale)
         growth = torch.linalg.vecdot(delta, origin + moved)[..., None]
         both = scale * moved_scale
-        change = growth.mul_(both).mul_(both).div_(scale + moved_scale)
+        change = growth.mul_(both).div_(scale + moved_scale).mul_(both)  # in this order nothing leaves float32
         shift = torch.where(moved_scale > scale, moved, origin).mul_(change)
         torch.minimum(scale, moved_scale, out=moved_scale)
         out = x.rows * scales
@@ -46,8 +46,11 @@ class RMSNorm:
         return x.with_rows(out.mul_(self.weight))
 
     def _inverse_rms(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... 1"]:
+        """1/√(mean(x²) + eps); NaN, and not 0 or a few digits, where the squares leave what the dtype can hold."""
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return torch.addcmul(self.eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+        scale = torch.addcmul(self.eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+        tiny = torch.finfo(x.dtype).tiny
+        return scale.masked_fill_(scale != scale.clamp(tiny, tiny**-0.5), torch.nan)
 
     @property
     def weights(self) -> tuple[Tensor, ...]:

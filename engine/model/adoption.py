@@ -17,6 +17,7 @@ from engine.model.angles import module_ropes
 from engine.model.assembly import WORKING_DTYPE, Constants, assemble
 from engine.model.decoder import Decoder
 from engine.model.families import FAMILIES, Family, layer_shapes
+from engine.model.settings import require_settings
 
 
 def adopt(model: Any) -> Decoder:
@@ -26,6 +27,7 @@ def adopt(model: Any) -> Decoder:
     """
     family = family_of(model)
     config: Any = model.config
+    require_settings(family, config)
     stored = model.get_parameter(f"{family.embedding}.weight").dtype
     _refuse_mixed_dtypes(model, family)
     if stored not in WORKING_DTYPE:

@@ -28,6 +28,7 @@ from engine.model.devices import (
     trim_memory,
 )
 from engine.model.families import FAMILIES, Family
+from engine.model.settings import require_settings
 from engine.model.sources import find_folder, quiet
 from engine.model.streamed import assemble_streamed
 from engine.model.tensors import DTYPES, StoredTensor, stored_tensors
@@ -170,9 +171,11 @@ def _config(source: str, folder: Path) -> tuple[Family, Any]:
         )
     refuse_quantised(source, raw)
     try:
-        return family, getattr(transformers, family.config).from_dict(raw)
+        config = getattr(transformers, family.config).from_dict(raw)
     except Exception as error:
         raise unreadable("config.json", source, error) from error
+    require_settings(family, config)
+    return family, config
 
 
 def read_config(source: str, folder: Path) -> dict[str, Any]:

@@ -27,8 +27,8 @@ CELLS = 1 << 20
 """Logits that become numbers together, so that they stay in the caches."""
 SMALL = 1 << 22
 """Size of an unembedding that a processor multiplies in float64, which halves the error of a log-probability."""
-LARGEST = 700.0
-"""exp of more is beyond float64."""
+LARGEST = 300.0
+"""Shifts, in nats, up to which a token that float64 gives no probability at all stays without any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,7 @@ class _Baseline:
 
     uncapped: Float[Tensor, "u c"]
     logits: Float[Tensor, "u c"]
+    logprobs: Float[Tensor, "u c"]
     p: Float[Tensor, "u c"]
     scored: Int[Tensor, " u"]
     logprob: Float[Tensor, " u"]
@@ -103,7 +104,7 @@ class _Baseline:
         logprobs = torch.log_softmax(_wide(logits), dim=-1)
         scored = torch.where(targets < 0, logits.argmax(-1), targets)
         logprob = logprobs.gather(1, rearrange(scored, "u -> u 1"))
-        return cls(uncapped, logits, logprobs.exp_(), scored, rearrange(logprob, "u 1 -> u"))
+        return cls(uncapped, logits, logprobs, logprobs.exp(), scored, rearrange(logprob, "u 1 -> u"))
 
     def read(
         self, decoder: Decoder, delta: Float[Tensor, "m e"], of: Int[Tensor, " m"]
@@ -111,26 +112,38 @@ class _Baseline:
         """KL, change and top token of reads that belong to the rows ``of``."""
         cap = decoder.unembedding.soft_cap
         shifts = decoder.unembedding.scaled(_products(decoder.unembedding.projection, delta))
+        far = bool((shifts.amax(-1) - shifts.amin(-1) > LARGEST).any())
         at_once = max(1, CELLS // shifts.shape[1])
         parts = []
         for shift, rows in zip(shifts.split(at_once), of.split(at_once), strict=True):
-            uncapped, logits, p = (_of_rows(each, rows) for each in (self.uncapped, self.logits, self.p))
-            parts.append(_read(bent_shift(uncapped, shift, cap), logits, p, self.scored.index_select(0, rows)))
+            every = (self.uncapped, self.logits, self.logprobs, self.p)
+            uncapped, logits, logprobs, p = (_of_rows(each, rows) for each in every)
+            moved, scored = bent_shift(uncapped, shift, cap), self.scored.index_select(0, rows)
+            parts.append(_read(moved, logits, logprobs, p, scored, far=far))
         kl, change, top = (torch.cat(each) for each in zip(*parts, strict=True))
         return kl, change, top
 
 
 def _read(
-    shift: Float[Tensor, "m c"], logits: Float[Tensor, "_ c"], p: Float[Tensor, "_ c"], scored: Int[Tensor, " m"]
+    shift: Float[Tensor, "m c"],
+    logits: Float[Tensor, "_ c"],
+    logprobs: Float[Tensor, "_ c"],
+    p: Float[Tensor, "_ c"],
+    scored: Int[Tensor, " m"],
+    *,
+    far: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """With the mean μ = Σ p·δ of the shifts δ and x = δ - μ: KL = log Σ p·exp(δ) - μ = log1p(Σ p·expm1(x)), which loses
     no digits however small the shifts are, because Σ p·x = 0; and the log-probability of a token grows by x - KL.
+    Where shifts are so ``far`` apart that one may lift a token from no probability to the top, logarithms are added.
     """
     top = (logits + shift).argmax(-1)
     x = _wide(shift)
     x -= torch.linalg.vecdot(p, x)[:, None]
     own = rearrange(x.gather(1, rearrange(scored, "m -> m 1")), "m 1 -> m")
+    beyond = torch.where(x.amax(-1) > LARGEST, torch.logsumexp(logprobs + x, dim=-1), torch.nan) if far else None
     kl = torch.linalg.vecdot(p, x.clamp_(max=LARGEST).expm1_()).log1p_()
+    kl = kl if beyond is None else torch.where(beyond.isnan(), kl, beyond)
     return kl, own - kl, top
 
 

@@ -33,21 +33,23 @@ def distances(
     """
     unit_b, largest_b = _scaled(baseline)
     unit, largest = _scaled(delta)
-    b, ratio = unit_b.index_select(0, prompt), largest / largest_b.index_select(0, prompt)
+    b, largest_b = unit_b.index_select(0, prompt), largest_b.index_select(0, prompt)
     size = _wide(torch.linalg.vector_norm(unit_b, dim=-1)).index_select(0, prompt)
     along = _wide((b * unit).sum(-1)) / size.square()
     across = unit - b * along.to(delta.dtype)[..., None]
-    moved_size = _wide(torch.linalg.vector_norm(b + unit * ratio, dim=-1))
-    scale = _wide(ratio[..., 0])
-    cosine = size * (1 + along * scale) / moved_size
+    most = torch.maximum(largest, largest_b)
+    keep, scale = largest_b / most, largest / most  # m, divided by the larger of both, is b·keep + Δ·scale
+    moved_size = _wide(torch.linalg.vector_norm(b * keep + unit * scale, dim=-1))
+    keep, scale = _wide(keep[..., 0]), _wide(scale[..., 0])
+    cosine = size * (keep + along * scale) / moved_size
     close = (_wide(torch.linalg.vector_norm(across, dim=-1)) * scale / moved_size).square() / (1 + cosine)
     distance = torch.where(cosine > 0, close, 1 - cosine)
-    distance = distance.masked_fill(moved_size <= RESOLVED * torch.finfo(delta.dtype).eps * size, torch.nan)
+    distance = distance.masked_fill(moved_size <= RESOLVED * torch.finfo(delta.dtype).eps * size * keep, torch.nan)
     l2 = _wide(torch.linalg.vector_norm(unit, dim=-1)) * _wide(largest[..., 0])
     l2 = l2 + 0 * size  # NaN where the baseline is not finite, however small the difference
     metrics = [l2, distance]
     if relative:
-        baseline_norm = size * _wide(largest_b[..., 0]).index_select(0, prompt)
+        baseline_norm = size * _wide(largest_b[..., 0])
         metrics.append((l2 / baseline_norm).masked_fill(baseline_norm == 0, torch.nan))
     return torch.stack(metrics, dim=-1).to(delta.dtype)
 

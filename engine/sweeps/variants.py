@@ -39,7 +39,7 @@ class Variants:
         if self.probe.intervention != "mask":
             return self.batch.variants.rows(self._replaced(pattern, values))
         if self.batch.variants.width > self.limits.masked_variants and self.batch.single_keys is not None:
-            return self.batch.variants.rows(self._left_out(scores, pattern, values, self.batch.single_keys, sink))
+            return self.batch.variants.rows(self._left_out(scores, pattern, values, masks, sink))
         at_once = max(1, self.limits.pattern_cells // scores.numel())
         hidden = self.batch.hidden.split(at_once, dim=2)
         blind = [None] * len(hidden) if masks.blind is None else masks.blind.split(at_once, dim=2)
@@ -75,7 +75,7 @@ class Variants:
         scores: Float[Tensor, "b kv g k"],
         pattern: Float[Tensor, "b kv g k"],
         values: Float[Tensor, "b kv k d"],
-        keys: Int[Tensor, "b v"],
+        masks: Masks,
         sink: Float[Tensor, "kv g 1"] | None,
     ) -> Float[Tensor, "b v c"]:
         """The differences of single hidden keys, some key/value heads at a time, to keep the sums in the caches."""
@@ -85,9 +85,11 @@ class Variants:
         for start in range(0, kv, at_once):
             part = slice(start, start + at_once)
             own_sink = None if sink is None else sink[part]
-            some = leave_one_out(scores[:, part], pattern[:, part], values[:, part], sink=own_sink)
+            heads = (x[:, part] for x in (scores, pattern, values))
+            some = leave_one_out(*heads, visible=masks.visible, sink=own_sink)
             delta[:, :, part] = rearrange(some, "b k (kv c) -> b k kv c", c=delta.shape[3])
         flat = rearrange(delta, "b k kv c -> b k (kv c)")
-        if self.batch.every_key:
+        keys = self.batch.single_keys
+        if self.batch.every_key or keys is None:
             return flat
         return flat.gather(1, rearrange(keys, "b v -> b v 1").expand(-1, -1, flat.shape[2]))

@@ -20,11 +20,17 @@ def window_everywhere(config: Any, layer: int) -> int | None:
 
 
 def window_by_layer_type(config: Any, layer: int) -> int | None:
-    """A sliding window where ``layer_types`` says so. Raises ``ModelError`` for any other kind of attention."""
+    """A sliding window where ``layer_types`` says so. Raises ``ModelError`` for any other kind of attention, and for a
+    window of no size.
+    """
     kind = config.layer_types[layer]
     if kind not in ("full_attention", "sliding_attention"):
         raise ModelError(f"layer {layer} has {kind!r}, which is not supported; full and sliding attention are")
-    return config.sliding_window if kind == "sliding_attention" else None
+    if kind == "full_attention":
+        return None
+    if config.sliding_window is None:
+        raise ModelError(f"layer {layer} has sliding attention, but sliding_window is null in the model's config")
+    return config.sliding_window
 
 
 def no_bias(config: Any) -> tuple[str, ...]:
