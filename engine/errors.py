@@ -47,3 +47,8 @@ class WorkerError(ImpactError):
 
 class Interrupted(KeyboardInterrupt):
     """A run over a set was stopped by Ctrl-C; what is finished stays, and the same call goes on from there."""
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up (tokenizers, safetensors, polars): no ``Exception`` for Python."""
+    return type(error).__name__ == "PanicException"

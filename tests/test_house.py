@@ -12,7 +12,7 @@ import pytest
 
 ENGINE = Path(__file__).parent.parent / "engine"
 ORDER = [
-    *("errors", "files", "tables.table", "tables.effects", "tables.columns", "tables.results"),
+    *("errors", "files", "tables.table", "tables.effects", "tables.columns", "tables.batches", "tables.results"),
     *(f"questions.{name}" for name in ("indices", "words", "heads", "question", "saying")),
     *(f"findings.{name}" for name in ("cells", "sums", "quantiles", "analysis", "answers", "terminal", "report")),
     "findings.answers_report",
@@ -27,7 +27,7 @@ ORDER = [
     *("kernels.attention", "kernels.shifts", "demo"),
     *(f"model.{name}" for name in ("tensors", "blocks", "streaming", "stored", "view", "mlps", "layer", "ends")),
     *(f"model.{name}" for name in ("decoder", "families", "acts", "parts", "assembly", "angles", "adoption")),
-    *(f"model.{name}" for name in ("devices", "sources", "weights", "streamed", "checkpoints")),
+    *(f"model.{name}" for name in ("devices", "sizes", "sources", "weights", "streamed", "checkpoints")),
     *(f"model.{name}" for name in ("borrowing", "handover", "visits", "additions", "foreign", "probing", "catalogue")),
     *("model.loading", "model.fingerprint"),
     *(

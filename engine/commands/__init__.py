@@ -9,13 +9,17 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from typing import NoReturn
 
+from engine.commands.panics import panics_unsaid
 from engine.errors import ImpactError, Interrupted
-from engine.files import discard, show
+from engine.files import discard, one_line, show
 
 COMMANDS = ("run", "verify", "analyze", "plot", "report", "models")
+READERS = ("analyze", "plot", "report")
+"""Those that read results, which may be damaged."""
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -28,10 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        command = import_module(f"engine.commands.{_take_command(words)}")
-        return command.execute(command.build_parser().parse_args(words))
+        name = _take_command(words)
+        command = import_module(f"engine.commands.{name}")
+        arguments = command.build_parser().parse_args(words)
+        with panics_unsaid() if name in READERS else nullcontext():
+            return command.execute(arguments)
     except ImpactError as error:
-        show(f"mask-impact: error: {' '.join(str(error).split())}", stream="stderr")
+        show(f"mask-impact: error: {one_line(str(error))}", stream="stderr")
         return EXIT_USER_ERROR
     except Interrupted as stop:
         show(f"mask-impact: {stop}", stream="stderr")

@@ -21,6 +21,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import filelock
 import polars as pl
@@ -211,9 +212,21 @@ def facts_of(path: Path) -> tuple[int, str]:
 def _parsed(path: Path) -> Receipt | None:
     """A receipt; None for a file that is none, whose shard is then done again."""
     try:
-        return Receipt(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        return _receipt(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _receipt(words: Mapping[str, Any]) -> Receipt:
+    """The receipt of these words. Raises ``ValueError``, ``TypeError`` and ``AttributeError`` for what is none."""
+    found = Receipt(**words)
+    sizes = [found.shard, *found.counts.values(), *(size for size, _ in found.files.values())]
+    names = [Path(name) for name in found.files]
+    if not all(type(size) is int and size >= 0 for size in sizes) or not isinstance(found.digest, str):
+        raise ValueError("it counts in what is no number")
+    if any(name.is_absolute() or ".." in name.parts for name in names):
+        raise ValueError("it names a file outside of the dataset")
+    return found
 
 
 def _from_table(path: Path) -> dict[int, Receipt]:
@@ -222,8 +235,11 @@ def _from_table(path: Path) -> dict[int, Receipt]:
     try:
         with path.open("rb") as file:
             rows = pl.read_parquet(file).select("shard", "receipt").rows()
-        return {shard: Receipt(**json.loads(text)) for shard, text in rows}
-    except (pl.exceptions.PolarsError, OSError, ValueError, TypeError) as error:
+        return {shard: _receipt(json.loads(text)) for shard, text in rows}
+    except (
+        *(pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError),
+        *(ValueError, TypeError, AttributeError, RecursionError),
+    ) as error:
         raise ResultsError(
             f"{shown(path)} was damaged after it was written; bring it back, or make the dataset again with --overwrite"
         ) from error
