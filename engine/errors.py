@@ -56,3 +56,8 @@ class Interrupted(KeyboardInterrupt):
     """
 
     status = 130
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up (tokenizers, safetensors, polars): no ``Exception`` for Python."""
+    return type(error).__name__ == "PanicException"

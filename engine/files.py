@@ -121,6 +121,11 @@ def shown(path: FilePath) -> str:
     return repr(os.fspath(path))
 
 
+def one_line(text: str) -> str:
+    """``text`` as one line of signs that show: what controls a terminal, or is no text, is written as an escape."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in " ".join(text.split()))
+
+
 def _encoding(stream: TextIO) -> str:
     return stream.encoding if stream.isatty() else "utf-8"
 

@@ -12,7 +12,8 @@ import pytest
 
 ENGINE = Path(__file__).parent.parent / "engine"
 ORDER = [
-    *("errors", "files", "interrupts", "tables.table", "tables.effects", "tables.columns", "tables.results"),
+    *("errors", "files", "interrupts", "tables.table", "tables.effects", "tables.columns", "tables.batches"),
+    "tables.results",
     *(f"questions.{name}" for name in ("indices", "words", "heads", "question", "saying")),
     *(f"findings.{name}" for name in ("cells", "sums", "quantiles", "analysis", "answers", "terminal", "report")),
     "findings.answers_report",
@@ -30,7 +31,7 @@ ORDER = [
         f"model.{name}"
         for name in ("decoder", "families", "settings", "acts", "parts", "assembly", "angles", "adoption")
     ),
-    *(f"model.{name}" for name in ("devices", "sources", "weights", "streamed", "checkpoints")),
+    *(f"model.{name}" for name in ("devices", "sizes", "sources", "weights", "streamed", "checkpoints")),
     *(f"model.{name}" for name in ("borrowing", "handover", "visits", "additions", "foreign", "probing", "catalogue")),
     *("model.loading", "model.fingerprint"),
     *(

@@ -9,15 +9,18 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from typing import NoReturn
 
+from engine.commands.panics import panics_unsaid
 from engine.errors import ImpactError, Interrupted
-from engine.files import discard, show
+from engine.files import discard, one_line, show
 from engine.interrupts import INTERRUPTED, Signals, noticed
 
 COMMANDS = ("run", "verify", "analyze", "plot", "report", "models")
+READERS = ("analyze", "plot", "report")
+"""Those that read results, which may be damaged."""
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -31,8 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     with noticed() as signals:
         try:
-            command = import_module(f"engine.commands.{_take_command(words)}")
-            status: int = command.execute(command.build_parser().parse_args(words))
+            name = _take_command(words)
+            command = import_module(f"engine.commands.{name}")
+            arguments = command.build_parser().parse_args(words)
+            with panics_unsaid() if name in READERS else nullcontext():
+                status: int = command.execute(arguments)
             return status
         except (Exception, KeyboardInterrupt) as error:
             # Whatever a library makes of an exception that a signal raised inside of it is no defect of the program.
@@ -50,7 +56,7 @@ def _interrupted(error: BaseException, signals: Signals) -> int:
 def _explained(error: Exception) -> int:
     """Say what was wrong, if it is the user who can mend it; the exit status. Raises whatever else it is."""
     if isinstance(error, ImpactError):
-        show(f"mask-impact: error: {' '.join(str(error).split())}", stream="stderr")
+        show(f"mask-impact: error: {one_line(str(error))}", stream="stderr")
         return EXIT_USER_ERROR
     if isinstance(error, BrokenPipeError):
         # The reader of stdout went away (``| head``). Python must not find that out again when it flushes at exit.

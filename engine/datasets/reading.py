@@ -8,8 +8,8 @@ import polars as pl
 from engine.datasets.folder import Folder
 from engine.datasets.manifest import COMPLETE, IDS, MANIFEST, QUESTION, Manifest, read_manifest
 from engine.errors import ResultsError
-from engine.files import FilePath, shown
-from engine.tables.columns import CSV_TYPES, TYPES, refilled
+from engine.files import FilePath, one_line, shown
+from engine.tables.columns import CSV_TYPES, TYPES, refilled, unfit
 from engine.tables.effects import EFFECT_COLUMNS
 from engine.tables.results import reading
 from engine.tables.table import IMPACT_COLUMNS, PROMPT_ID
@@ -37,9 +37,14 @@ def read_results(folder: FilePath, *, partial: bool = False, verify: bool = Fals
         return pl.LazyFrame(schema={PROMPT_ID: pl.Int64, **{name: TYPES[name] for name in columns}})
     with reading(parts[0]):
         if form == "parquet":
-            return pl.scan_parquet(parts, glob=False, hive_partitioning=False)
-        types = CSV_TYPES | {PROMPT_ID: pl.String if manifest["settings"]["ids"] == IDS[True] else pl.Int64}
-        return refilled(pl.scan_csv(parts, schema_overrides=types, glob=False))
+            lazy = pl.scan_parquet(parts, glob=False, hive_partitioning=False)
+        else:
+            types = CSV_TYPES | {PROMPT_ID: pl.String if manifest["settings"]["ids"] == IDS[True] else pl.Int64}
+            lazy = refilled(pl.scan_csv(parts, schema_overrides=types, glob=False))
+        schema = lazy.collect_schema()
+    if reason := unfit(schema):
+        raise ResultsError(f"{shown(parts[0])}{one_line(reason)}")
+    return lazy
 
 
 def dataset_provenance(folder: FilePath) -> dict[str, Any]:
@@ -47,7 +52,7 @@ def dataset_provenance(folder: FilePath) -> dict[str, Any]:
     manifest = dataset_manifest(folder)
     model, settings = manifest["model"], manifest["settings"]
     receipts = Folder(Path(folder)).receipts().values()
-    prompts = sum(receipt.counts["prompts"] for receipt in receipts)
+    prompts = sum(receipt.counts.get("prompts", 0) for receipt in receipts)
     state = "" if manifest["status"] == COMPLETE else f"; {manifest['status']}"
     return {
         "description": model["name"],

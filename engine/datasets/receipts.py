@@ -15,6 +15,8 @@ from engine.files import shown
 Facts = tuple[int, str]
 """The size of a file in bytes, and its SHA-256."""
 RECEIPT = "receipt-*.json"
+NO_RECEIPT = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What words that are no receipt raise when they are read as one."""
 OWN_FILES = (r"impacts/part-{0:06}\.(parquet|csv)", r"\.unfinished/(prompts|tokens|rejected)-{0:06}\.parquet")
 """What a shard's receipt may name: nothing that lies elsewhere, and nothing of another shard."""
 
@@ -52,7 +54,7 @@ def receipt_in(path: Path) -> Receipt | None:
     try:
         text, _, seal = path.read_text().partition("\n")
         return _receipt(text) if seal == _seal(text) else None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, *NO_RECEIPT):
         return None
 
 
@@ -69,7 +71,7 @@ def receipts_in(path: Path) -> dict[int, Receipt]:
         with path.open("rb") as file:
             texts = pl.read_parquet(file)["receipt"].to_list()
         return {receipt.shard: receipt for receipt in map(_receipt, texts)}
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, TypeError, KeyError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, *NO_RECEIPT) as error:
         raise ResultsError(
             f"{shown(path)} was damaged after it was written; run the dataset's command again to make it once more"
         ) from error
