@@ -12,6 +12,8 @@ from tiny import CASES, build
 
 import engine.sweeps.sweep
 from benchmarks.generic_cases import GENERIC_CASES, build_generic
+from benchmarks.zoo import CASES as ZOO
+from benchmarks.zoo import build as build_zoo
 from engine import AttentionMasker
 from engine.checks.account import Probing
 from engine.checks.oracles import CHECKED_BYTES, oracle_of
@@ -69,8 +71,26 @@ def test_wrong_ends_are_found(demo):
     with pytest.raises(CheckError, match="failed in layer 0: the streams that enter"):
         self_check(scaled, None)
     capped = replace(demo, unembedding=replace(demo.unembedding, soft_cap=10.0))
-    with pytest.raises(CheckError, match="failed behind the last layer: the logits"):
+    with pytest.raises(CheckError, match="failed outside of the layers: the logits"):
         self_check(capped, None)
+
+
+@pytest.mark.parametrize("name", ["llama-llama3-rope", "qwen3-yarn"])
+def test_frequencies_that_differ_far_away_are_found(tmp_path, name):
+    """A scaled rope that is read as a plain one: the first positions hardly tell."""
+    case = next(case for case in ZOO if case.name == name)
+    build_zoo(case).save_pretrained(tmp_path)
+    view, _ = load_view(tmp_path, device="cpu")
+    assert self_check(view, None)
+
+    def slightly_other(num_positions):
+        angles = torch.arange(num_positions)[:, None].double()
+        cos, sin = view.ropes["default"](num_positions)
+        turned = torch.complex(cos.double(), sin.double()) * torch.exp(1j * angles * 3e-3)
+        return turned.real.float(), turned.imag.float()
+
+    with pytest.raises(CheckError, match=r"rotary tables \(default\)"):
+        self_check(replace(view, ropes={"default": slightly_other}), None)
 
 
 def test_a_mask_that_does_not_bite_is_found(monkeypatch, demo):

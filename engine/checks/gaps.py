@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engine.checks.account import Account, Pair
-from engine.checks.tolerances import CHECKED, NARROW, Tolerance
+from engine.checks.tolerances import CHECKED, NARROW, ROPE_TOLERANCE, Tolerance
+from engine.model.decoder import Rope
 
 
 def account_gaps(ours: Account, theirs: Account, *, precision: torch.dtype) -> Iterator[tuple[str, float]]:
@@ -45,6 +46,14 @@ def _inside(ours: Account, theirs: Account) -> Iterator[tuple[str, Pair, Pair]]:
 def logits_gap(ours: Float[Tensor, " c"], theirs: Float[Tensor, " c"], *, precision: torch.dtype) -> float:
     """The same of logits, all of them as one vector."""
     return _gap(ours[None], theirs[None], tolerance=CHECKED[precision], most=False)
+
+
+def rope_gap(ours: Rope, theirs: Rope, num_positions: int) -> float:
+    """The largest difference of two rotary tables of that length: frequencies that differ in the last digit alone turn
+    a far position by a thousandth.
+    """
+    pairs = zip(ours(num_positions), theirs(num_positions), strict=True)
+    return max(float((one.float() - other.float()).abs().max()) for one, other in pairs) / ROPE_TOLERANCE
 
 
 def _gap(

@@ -1,6 +1,6 @@
 """Who tells what a model computes when the engine does not: transformers, or a record of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,9 +14,11 @@ from engine.checks.record import read_record
 from engine.checks.witness import Stream, Taps, witness
 from engine.demo import demo_folder
 from engine.model.adoption import family_of
+from engine.model.angles import module_ropes, rotary_class
 from engine.model.borrowing import borrowed
 from engine.model.checkpoints import Checkpoint, open_checkpoint
-from engine.model.decoder import Decoder
+from engine.model.decoder import Decoder, Rope
+from engine.model.families import Family
 from engine.model.foreign import Foreign
 from engine.model.view import View
 from engine.model.weights import Weights
@@ -39,6 +41,10 @@ class Oracle(Protocol):
         """The account of each layer, from the ``given`` stream that enters it, and the logits behind the last."""
         ...
 
+    def ropes(self) -> Mapping[str, Rope]:
+        """The rotary tables, by the names that the engine has for them; those that are not here are not compared."""
+        ...
+
 
 @dataclass(frozen=True)
 class Held:
@@ -46,7 +52,7 @@ class Held:
 
     model: Any
     layers: Sequence[nn.Module]
-    taps: Taps | None
+    family: Family | None
     precision: torch.dtype
 
     @property
@@ -54,8 +60,15 @@ class Held:
         return len(self.layers)
 
     def tell(self, probing: Probing, given: Sequence[Stream]) -> tuple[list[Account], Float[Tensor, " c"]]:
+        taps = None if self.family is None else Taps.of(self.family, self.model.config)
         with borrowed(self.model, None):
-            return witness(self.model, self.layers, probing, given=given, taps=self.taps)
+            return witness(self.model, self.layers, probing, given=given, taps=taps)
+
+    def ropes(self) -> Mapping[str, Rope]:
+        if self.family is None or self.family.rotary is None:
+            return {}
+        module, device = self.model.get_submodule(self.family.rotary), self.model.device
+        return module_ropes(self.family, module, self.model.config, torch.float32, device)
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,11 @@ class Stored:
             taps = Taps.of(family, self.checkpoint.config)
             return witness(loan.model, loan.layers, probing, given=given, taps=taps, token_ids=loan.token_ids)
 
+    def ropes(self) -> Mapping[str, Rope]:
+        family, config = self.checkpoint.family, self.checkpoint.config
+        module = None if family.rotary is None else rotary_class(family)(config).to(self.weights.device)
+        return module_ropes(family, module, config, torch.float32, self.weights.device)
+
 
 def oracle_of(view: View, model: Any, probing: Probing) -> Oracle | None:
     """Who tells about this view: ``model`` where it is in memory, else the files that it was read from; None where
@@ -87,7 +105,7 @@ def oracle_of(view: View, model: Any, probing: Probing) -> Oracle | None:
     if model is not None:
         family = family_of(model)
         layers = list(model.get_submodule(family.layers).children())[: len(view.layers)]
-        return Held(model, layers, Taps.of(family, model.config), _precision(view))
+        return Held(model, layers, family, _precision(view))
     if view.folder is None:
         return None
     recorded = read_record(probing) if _is_plain_demo(view) else None

@@ -15,6 +15,7 @@ from engine.checks.account import Account, Pair, Probing
 from engine.checks.witness import Stream
 from engine.demo import demo_folder
 from engine.errors import ModelError
+from engine.model.decoder import Rope
 from engine.model.tensors import read_header
 
 RECORD = "testimony.safetensors"
@@ -36,6 +37,10 @@ class Recorded:
     def tell(self, probing: Probing, given: Sequence[Stream]) -> tuple[list[Account], Float[Tensor, " c"]]:
         """What is on record."""
         return self.accounts, self.logits
+
+    def ropes(self) -> Mapping[str, Rope]:
+        """None is on record; the accounts tell enough of a rope that is not scaled."""
+        return {}
 
 
 def record_path() -> Path:

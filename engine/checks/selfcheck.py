@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from engine.checks.account import Account, Probing, engine_accounts, engine_logits, leaks
-from engine.checks.gaps import account_gaps, logits_gap
+from engine.checks.gaps import account_gaps, logits_gap, rope_gap
 from engine.checks.oracles import Oracle, oracle_of
 from engine.errors import CheckError
 from engine.kernels.products import exact_products
@@ -20,6 +20,9 @@ from engine.model.decoder import Decoder
 from engine.model.devices import memory_errors, trim_memory
 from engine.model.sources import quiet
 from engine.model.view import View
+
+FAR = 1 << 13
+"""Positions over which rotary tables are compared."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def self_check(view: View, model: nn.Module | None) -> bool:
         found = _finding(view, oracle, probing)
     _tidy(view)
     if found is not None:
-        place = "behind the last layer" if found.layer is None else f"in layer {found.layer}"
+        place = "outside of the layers" if found.layer is None else f"in layer {found.layer}"
         raise CheckError(
             f"the self-check of {view.name!r:.80} failed {place}: {found.what}; its numbers cannot be trusted on "
             f"{view.device}; report this with your versions and the model, or go on all the same with --no-check "
@@ -61,6 +64,8 @@ def _finding(view: View, oracle: Oracle, probing: Probing) -> Finding | None:
     _tidy(view)
     if leak is not None:
         return Finding(leak, "a hidden token keeps some weight in the pattern")
+    if (rope := _wrong_rope(view, oracle)) is not None:
+        return rope
     theirs, expected = oracle.tell(probing, [account.entering for account in ours])
     for index, pair in enumerate(zip(ours, theirs, strict=True)):
         for what, gap in account_gaps(*pair, precision=oracle.precision):
@@ -77,6 +82,17 @@ def _tidy(view: View) -> None:
     """Of a model that is read layer by layer, give back what the last one took."""
     if view.is_streamed:
         trim_memory()
+
+
+def _wrong_rope(view: View, oracle: Oracle) -> Finding | None:
+    """A rope that is not transformers', near or far: scaled frequencies hardly show in a short probe."""
+    if not isinstance(view, Decoder):
+        return None
+    far = min(view.max_positions, FAR)
+    for name, theirs in oracle.ropes().items():
+        if max(rope_gap(view.ropes[name], theirs, count) for count in (1, far)) > 1:
+            return Finding(None, f"the rotary tables ({name}) differ from transformers' at some of {far:,} positions")
+    return None
 
 
 def _moves(accounts: Sequence[Account]) -> bool:

@@ -34,4 +34,6 @@ CHECKED = {
 """Of the self-check, where both compute a layer from the same stream. In the narrow dtypes most vectors must agree,
 not all: a head whose scores lie close together may turn to another key."""
 
+ROPE_TOLERANCE = 1e-2
+"""Of a cosine or sine."""
 NARROW = (torch.bfloat16, torch.float16)
