@@ -61,7 +61,7 @@ class Held:
 
     def tell(self, probing: Probing, given: Sequence[Stream]) -> tuple[list[Account], Float[Tensor, " c"]]:
         taps = None if self.family is None else Taps.of(self.family, self.model.config)
-        with borrowed(self.model, None):
+        with borrowed(self.model, None, plain_experts=True):
             return witness(self.model, self.layers, probing, given=given, taps=taps)
 
     def ropes(self) -> Mapping[str, Rope]:
@@ -83,7 +83,10 @@ class Stored:
     def tell(self, probing: Probing, given: Sequence[Stream]) -> tuple[list[Account], Float[Tensor, " c"]]:
         family, dtype = self.checkpoint.family, torch.promote_types(self.precision, torch.float32)
         sizes = {"num_layers": self.num_layers, "num_logits": min(NUM_LOGITS, self.checkpoint.config.vocab_size)}
-        with lent(self.checkpoint, self.weights, probing, dtype=dtype, **sizes) as loan, borrowed(loan.model, None):
+        with (
+            lent(self.checkpoint, self.weights, probing, dtype=dtype, **sizes) as loan,
+            borrowed(loan.model, None, plain_experts=True),
+        ):
             taps = Taps.of(family, self.checkpoint.config)
             return witness(loan.model, loan.layers, probing, given=given, taps=taps, token_ids=loan.token_ids)
 

@@ -71,8 +71,6 @@ def _finding(view: View, oracle: Oracle, probing: Probing) -> Finding | None:
         for what, gap in account_gaps(*pair, precision=oracle.precision):
             if gap > 1:
                 return Finding(index, f"{what} differ from transformers'")
-    if _moves(theirs) and not _moves(ours):
-        return Finding(0, "hiding a token changes nothing, there or in any other layer")
     if logits_gap(engine_logits(view, residual, len(expected)), expected, precision=oracle.precision) > 1:
         return Finding(None, "the logits differ from transformers'")
     return None
@@ -93,11 +91,6 @@ def _wrong_rope(view: View, oracle: Oracle) -> Finding | None:
         if max(rope_gap(view.ropes[name], theirs, count) for count in (1, far)) > 1:
             return Finding(None, f"the rotary tables ({name}) differ from transformers' at some of {far:,} positions")
     return None
-
-
-def _moves(accounts: Sequence[Account]) -> bool:
-    """Whether hiding the token changes anything in any layer."""
-    return any(bool(account.update.delta.any()) for account in accounts)
 
 
 def _leak(view: View, accounts: Sequence[Account], probing: Probing) -> int | None:
