@@ -170,7 +170,7 @@ def _profile_section(profile: pl.DataFrame, distance: str) -> list[str]:
 
 
 def _number_and_bar(mean: float | None, greatest: float) -> tuple[str, str]:
-    return number(mean), bar(max(mean / greatest, 0) if mean and greatest > 0 else 0)
+    return number(mean), bar(max(mean / greatest, 0.0) if mean and greatest > 0 else 0.0)
 
 
 def _statistics_section(statistics: pl.DataFrame, distance: str) -> list[str]:
