@@ -23,6 +23,8 @@ from engine.errors import ModelError, ResultsError
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "engine" / "demo" / "model"
 PROMPT = "The Eiffel Tower is in"
+LIBRARIES = "/sbin/ldconfig"
+"""What Python asks where the system keeps its libraries; torch's builds for CUDA do."""
 WATCHED = """
 import json, os, sys
 heard = []
@@ -107,7 +109,7 @@ def test_nothing_is_unpickled_run_or_connected(model, tmp_path):
     (tmp_path / "prompts.txt").write_text("The Eiffel Tower is in\nThe capital of France is\n")
     wall = ("unshare", "-rn") if _can_unshare() else ()
     found = watched(commands_on(model), tmp_path, wall=wall)
-    assert found["heard"] == []
+    assert [each for each in found["heard"] if LIBRARIES not in each[1]] == []
     assert not (model.parent / "mark").exists()
     assert not any("hostile" in name for name in found["modules"])
 

@@ -21,7 +21,7 @@ from engine.checks.record import record_path
 from engine.checks.recording import recorded
 from engine.checks.selfcheck import self_check
 from engine.commands import main
-from engine.errors import CheckError
+from engine.errors import CheckError, ModelError
 from engine.model.loading import load_view
 
 
@@ -159,6 +159,16 @@ def test_large_models_are_checked_up_to_every_kind_of_layer(tmp_path, monkeypatc
     assert CHECKED_BYTES > 0
     assert oracle_of(view, None, Probing.of(view)).num_layers == 2  # the first has no window, the second has one
     assert self_check(view, None)
+
+
+def test_a_model_that_transformers_cannot_build_is_refused_in_a_line(tmp_path):
+    """The engine has no use for the padding token, which transformers insists on finding in its vocabulary."""
+    build(CASES[0]).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pad_token_id": 5000}))
+    with pytest.raises(ModelError, match="Padding_idx must be within"):
+        AttentionMasker.from_pretrained(tmp_path, device="cpu")
+    assert not AttentionMasker.from_pretrained(tmp_path, device="cpu", check=False).checked
 
 
 def test_what_is_not_finite_is_left_to_the_run():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.checks.account import Probing
-from engine.model.checkpoints import Checkpoint
+from engine.model.checkpoints import Checkpoint, unreadable
 from engine.model.families import ExpertNames
 from engine.model.weights import Weights
 
@@ -57,8 +57,11 @@ class _Lending:
         import transformers
 
         family, config = self.checkpoint.family, copy.deepcopy(self.checkpoint.config)
-        with torch.device("meta"):
-            model = getattr(transformers, family.architecture)(config).to(self.dtype).eval()
+        try:
+            with torch.device("meta"):
+                model = getattr(transformers, family.architecture)(config).to(self.dtype).eval()
+        except Exception as error:
+            raise unreadable("the model", self.checkpoint.source, error) from error
         if family.rotary is not None:
             rotary: Any = model.get_submodule(family.rotary)
             model.set_submodule(family.rotary, type(rotary)(config=model.config).to(self.weights.device))
