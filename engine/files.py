@@ -26,6 +26,9 @@ ADVICE = {
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 
+LONGEST_SHOWN, LONGEST_LINE = 400, 1_600
+"""Characters of a path in a message, and of a message."""
+
 
 @contextmanager
 def new_file(path: FilePath) -> Iterator[IO[bytes]]:
@@ -117,13 +120,18 @@ def discard(stream: TextIO | None) -> None:
 
 
 def shown(path: FilePath) -> str:
-    """``path`` as an error names it."""
-    return repr(os.fspath(path))
+    """``path`` as an error names it; of one that is longer than any file's, beginning and end."""
+    name = repr(os.fspath(path))
+    return name if len(name) <= LONGEST_SHOWN else f"{name[: LONGEST_SHOWN // 2]}...{name[-LONGEST_SHOWN // 4 :]}"
 
 
 def one_line(text: str) -> str:
-    """``text`` as one line of signs that show: what controls a terminal, or is no text, is written as an escape."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in " ".join(text.split()))
+    """``text`` as one line of signs that show: what controls a terminal, or is no text, is written as an escape.
+
+    Of a line longer than any that the program writes of its own, beginning and end.
+    """
+    line = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in " ".join(text.split()))
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 4 :]}"
 
 
 def _encoding(stream: TextIO) -> str:

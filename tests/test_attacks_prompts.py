@@ -126,7 +126,7 @@ ODD = st.one_of(
 def test_anything_else_is_token_ids_or_refused(masker, prompt):
     found = outcome(masker.run, prompt, layers=[0])
     if found is not None:
-        ids = [int(token) for token in (prompt.flatten().tolist() if hasattr(prompt, "flatten") else prompt)]
+        ids = [int(token) for token in np.ravel(list(prompt))]
         assert found["token_position"].n_unique() == len(ids)
         assert all(0 <= token < masker.view.vocab_size for token in ids)
 
