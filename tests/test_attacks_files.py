@@ -466,6 +466,30 @@ def test_a_config_of_a_million_layers_is_refused_at_once(elsewhere, name, value)
             AttentionMasker.from_pretrained(folder, device="cpu", route=route)
 
 
+@pytest.mark.parametrize("value", [None, 0, 96, -1, -50, -97])
+def test_a_padding_token_anywhere_in_the_vocabulary_passes_the_self_check(elsewhere, value):
+    folder = laid_out("qwen3", elsewhere / "model")
+    config = json.loads(checkpoint("qwen3")["config.json"])
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": value}))
+    assert AttentionMasker.from_pretrained(folder, device="cpu").checked
+
+
+def test_a_page_of_no_rows_of_several_queries_is_refused(elsewhere):
+    tables()[3].head(0).write_csv("t.csv")
+    assert "no rows" in refused(["report", "t.csv", "--output", "new.html"])
+
+
+@pytest.mark.parametrize("word", ["input", "status", "settings", "versions"])
+def test_a_manifest_that_lacks_a_word_is_refused(elsewhere, word):
+    for name, content in dataset().items():
+        (elsewhere / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (elsewhere / "set" / name).write_bytes(content)
+    manifest = json.loads((elsewhere / "set" / "manifest.json").read_text())
+    del manifest[word]
+    (elsewhere / "set" / "manifest.json").write_text(json.dumps(manifest))
+    assert "changed since it was written" in refused(["analyze", "set"])
+
+
 def test_a_config_that_is_nested_too_deeply_is_refused(elsewhere):
     (elsewhere / "config.json").write_text('{"a":' + "[" * 200_000)
     with pytest.raises(ModelError, match=r"cannot load config\.json"):
