@@ -1,5 +1,6 @@
 """Random bytes and wrong contents as files: what is read is right, or refused in one line. Never a traceback."""
 
+import copy
 import json
 import math
 import shutil
@@ -185,7 +186,7 @@ def changed_json(draw, sound, values=JSON):
         elif type(inner) in (int, float) and draw(st.booleans()):
             place[key] = draw(st.sampled_from((inner + 1, -inner, inner * 2, inner * 10**9, str(inner), [inner])))
         else:
-            place[key] = draw(values)
+            place[key] = copy.deepcopy(draw(values))  # or what is put in now would be changed for all to come
     return found
 
 
@@ -472,6 +473,12 @@ def test_a_padding_token_anywhere_in_the_vocabulary_passes_the_self_check(elsewh
     config = json.loads(checkpoint("qwen3")["config.json"])
     (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": value}))
     assert AttentionMasker.from_pretrained(folder, device="cpu").checked
+
+
+def test_a_long_id_that_comes_again_is_shortened_in_its_reason(elsewhere):
+    Path("p.jsonl").write_text(f"{json.dumps({'prompt': 'a', 'id': 'x' * 5_000})}\n" * 2)
+    entries = list(with_unique_ids(open_prompts("p.jsonl", id_column="id")))
+    assert len(entries[1].defect) < 150
 
 
 def test_a_page_of_no_rows_of_several_queries_is_refused(elsewhere):
