@@ -143,7 +143,7 @@ def changed_tables(draw):
 
 
 @given(changed_tables(), st.sampled_from(FORMS), st.sampled_from(READINGS))
-@attack("results files: cells, columns, types", quick=25, deep=4000)
+@attack("results files: cells, columns, types", quick=12, deep=4000)
 def test_changed_tables_are_read_or_refused(elsewhere, table, form, words):
     path = elsewhere / f"table{form}"
     if write(table, path):
@@ -151,7 +151,7 @@ def test_changed_tables_are_read_or_refused(elsewhere, table, form, words):
 
 
 @given(st.integers(0, 4), st.sampled_from(FORMS), st.sampled_from(READINGS), st.data())
-@attack("results files: bytes", quick=25, deep=4000)
+@attack("results files: bytes", quick=12, deep=4000)
 def test_spoiled_results_are_read_or_refused(elsewhere, which, form, words, data):
     path = elsewhere / f"table{form}"
     path.write_bytes(data.draw(spoiled(written(which, form))))
@@ -200,7 +200,7 @@ def dataset():
 
 
 @given(st.sampled_from(READINGS), st.data())
-@attack("datasets' folders", quick=15, deep=1500)
+@attack("datasets' folders", quick=8, deep=1500)
 def test_spoiled_datasets_are_read_or_refused(elsewhere, words, data):
     folder = elsewhere / "set"
     shutil.rmtree(folder, ignore_errors=True)
@@ -250,7 +250,7 @@ def row_files(draw, form):
 
 
 @given(st.sampled_from((".txt", ".jsonl", ".csv", ".parquet")), st.data())
-@attack("files of prompts", quick=60, deep=4000)
+@attack("files of prompts", quick=30, deep=4000)
 def test_files_of_prompts_are_read_or_refused(elsewhere, form, data):
     path = elsewhere / f"prompts{form}"
     path.write_bytes(data.draw(row_files(form)))
@@ -265,7 +265,7 @@ def test_files_of_prompts_are_read_or_refused(elsewhere, form, data):
 
 
 @given(st.sampled_from((".json", ".jsonl", ".csv", ".parquet")), st.data())
-@attack("files of spans", quick=60, deep=4000)
+@attack("files of spans", quick=30, deep=4000)
 def test_files_of_spans_are_read_or_refused(elsewhere, form, data):
     path = elsewhere / f"spans{form}"
     path.write_bytes(data.draw(row_files(form)))
@@ -323,7 +323,7 @@ def measured_or_refused(folder, prompt, route="auto"):
 
 @pytest.mark.filterwarnings("ignore")
 @given(st.sampled_from(FAMILIES), st.data())
-@attack("config.json", quick=25, deep=3000)
+@attack("config.json", quick=12, deep=3000)
 def test_any_config_is_measured_or_refused(elsewhere, name, data):
     folder = laid_out(name, elsewhere / "model")
     sound = json.loads(checkpoint(name)["config.json"])
@@ -336,7 +336,7 @@ def test_any_config_is_measured_or_refused(elsewhere, name, data):
 
 @pytest.mark.filterwarnings("ignore")
 @given(st.sampled_from(("tokenizer.json", "tokenizer_config.json")), st.data())
-@attack("tokenizer files", quick=15, deep=1500)
+@attack("tokenizer files", quick=8, deep=1500)
 def test_any_tokenizer_is_read_or_refused(elsewhere, file, data):
     name = "qwen3"
     folder = laid_out(name, elsewhere / "model")
@@ -358,7 +358,7 @@ def headers(draw):
 
 
 @given(headers())
-@attack("safetensors files", quick=40, deep=4000)
+@attack("safetensors files", quick=20, deep=4000)
 def test_any_weights_file_is_read_or_refused(elsewhere, data):
     path = elsewhere / "model.safetensors"
     path.write_bytes(data)
