@@ -3,7 +3,10 @@
 The long forms: ``python tests/kills.py`` (SIGKILL at random moments) and ``python tests/signals.py`` (Ctrl-C).
 """
 
+import itertools
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +15,7 @@ import weakref
 
 import numpy as np
 import pytest
+import torch
 from kills import contents, start
 from signals import COMMANDS, begin, ended, trial
 from tiny import CASES, VOCAB, build
@@ -246,4 +250,51 @@ def test_a_damaged_piece_of_a_run_under_way_is_made_again(masker, tmp_path, monk
     notes = []
     masker.run_dataset(prompts, folder, note=notes.append)
     assert "the small tables of part 1 were damaged; they are made again" in notes
+    assert contents(folder) == contents(tmp_path / "whole")
+
+
+# Memory, files that go, the clock
+
+
+def exhausted(*args, **kwargs):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "engine.checks.selfcheck.engine_accounts",
+        "engine.model.checkpoints.build_decoder",
+        "engine.sweeps.passes.make_batch",
+    ],
+)
+def test_a_device_without_memory_is_one_line(monkeypatch, capfd, tmp_path, place):
+    """While the model is checked, read, and measured."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(place, exhausted)
+    assert main(["--prompt", "The Eiffel Tower is in", "--device", "cpu", "--output", "table.csv"]) == 2
+    assert "ran out of memory" in capfd.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_set_whose_folder_is_removed_while_it_is_made_is_one_line(masker, tmp_path):
+    prompts, folder = drawn(18), tmp_path / "set"
+    with pytest.raises(ResultsError) as caught:
+        masker.run_dataset(prompts, folder, watch=lambda state: shutil.rmtree(folder, ignore_errors=True))
+    assert "\n" not in str(caught.value)
+    masker.run_dataset(prompts, folder, overwrite=True)
+    masker.run_dataset(prompts, tmp_path / "whole")
+    assert contents(folder) == contents(tmp_path / "whole")
+
+
+def test_a_clock_that_moves_changes_nothing(masker, tmp_path, monkeypatch):
+    prompts, folder, back = drawn(18), tmp_path / "set", itertools.count(10**9, -86400)
+    masker.run_dataset(prompts, tmp_path / "whole")
+    monkeypatch.setattr(time, "time", lambda: float(next(back)))
+    masker.run_dataset(prompts, folder)
+    for path in folder.rglob("*"):
+        os.utime(path, (1, 1))
+    assert contents(folder) == contents(tmp_path / "whole")
+    assert read_results(folder, verify=True).collect().height
+    masker.run_dataset(prompts, folder)
     assert contents(folder) == contents(tmp_path / "whole")

@@ -4,12 +4,15 @@ A hook of the interpreter (``sys.addaudithook``) watches whole runs in a process
 that is unpickled, started, connected or run as a command, whoever does it.
 """
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -154,7 +157,7 @@ def test_a_hostile_chat_template_is_refused(monkeypatch, capsys, model, tmp_path
 
 
 HOSTILE_IDS = (
-    *"../../outside",
+    "../../outside",
     "/etc/outside",
     "a/../../b",
     "C:\\outside",
@@ -191,6 +194,32 @@ def test_links_in_a_dataset_are_not_followed_when_it_is_written(tmp_path, name):
     with pytest.raises(ResultsError, match="link"):
         AttentionMasker.from_pretrained(device="cpu").run_dataset([PROMPT], folder, overwrite=True)
     assert (treasure / "part-000000.parquet").read_text() == "mine"
+
+
+@pytest.mark.parametrize("which", ["impacts", "part", "manifest.json"])
+def test_a_dataset_of_links_is_never_cleared_through_them(tmp_path, which):
+    """A finished dataset whose inside is a link to somebody's files: ``--overwrite`` leaves those alone."""
+    masker, folder, treasure = AttentionMasker.from_pretrained(device="cpu"), tmp_path / "set", tmp_path / "treasure"
+    masker.run_dataset([PROMPT], folder)
+    place = folder / "impacts" / "part-000000.parquet" if which == "part" else folder / which
+    place.rename(treasure)
+    place.symlink_to(treasure)
+    before = treasure.read_bytes() if treasure.is_file() else (treasure / "part-000000.parquet").read_bytes()
+    with contextlib.suppress(ResultsError):
+        masker.run_dataset(["Another one"], folder, overwrite=True)
+    assert before == (treasure if treasure.is_file() else treasure / "part-000000.parquet").read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_pattern_that_takes_for_ever_ends_with_ctrl_c(tmp_path):
+    given = ["--prompt", "a" * 60 + "!", "--mask", "regex:(a+)+$", "--device", "cpu"]
+    words = [sys.executable, str(ROOT / "cli.py"), *given]
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    time.sleep(5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert "interrupted" in process.communicate(timeout=60)[1]
+    assert process.returncode == 130
 
 
 FORMULAS = ("=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", '=HYPERLINK("http://x","y")')
