@@ -29,7 +29,11 @@ def make_dataset(path: Path, *, prompts: int, seed: int = 0, layers: int = LAYER
     strengths = random.normal(-3, 1.5, (layers, 1, 2 + heads, 1)).astype(np.float32)
     settings = {"format": "parquet", "ids": "row numbers", "dtype": "float32", "device": "cpu", "question": {}}
     manifest = new_manifest(
-        model={"name": "random numbers", "layers": layers, "heads": heads}, settings=settings, kernel={}, source="none"
+        model={"name": "random numbers", "layers": layers, "heads": heads},
+        settings=settings,
+        kernel={},
+        source="none",
+        checked=False,
     )
     folder.prepare(RUN)
     starts = range(0, prompts, PROMPTS_PER_PART)

@@ -21,6 +21,10 @@ class ModelError(ImpactError):
     """The model cannot be found, read or trusted, or its architecture is not supported."""
 
 
+class CheckError(ModelError):
+    """On this machine the engine does not compute what transformers computes, so its numbers cannot be trusted."""
+
+
 class DeviceError(ImpactError):
     """The device or dtype does not exist here, or its memory is too small."""
 
@@ -46,4 +50,14 @@ class WorkerError(ImpactError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run over a set was stopped by Ctrl-C; what is finished stays, and the same call goes on from there."""
+    """A run over a set was stopped by a signal; what is finished stays, and the same call goes on from there.
+
+    ``status`` is what the process exits with: 128 and the signal's number, 130 for Ctrl-C.
+    """
+
+    status = 130
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up (tokenizers, safetensors, polars): no ``Exception`` for Python."""
+    return type(error).__name__ == "PanicException"

@@ -9,6 +9,7 @@ import polars as pl
 import torch
 from torch import nn
 
+from engine.checks.selfcheck import self_check
 from engine.datasets.blueprint import Blueprint, Source, draw
 from engine.datasets.folder import FORMS
 from engine.datasets.manifest import IDS, Manifest, recorded_kernel
@@ -44,13 +45,18 @@ class AttentionMasker:
     ``AttentionMasker(model, tokenizer=None)`` takes a transformers model that is already loaded and only reads it, or a
     ``View``; ``AttentionMasker.from_pretrained(...)`` loads a checkpoint. ``route``: "fused", for described families;
     "generic", by the model's own layers, for any whose attention can be followed; "auto" is the first of them that
-    leads there. ``masker.route`` says which was taken. Weights of a model that you edit in place
-    are taken anew at the next run; only an edit through ``.data``, which torch does not count, needs a new masker.
-    On a CPU the process keeps freed memory for its next use, up to 31 MiB a block. Raises ``ModelError`` for an
-    architecture that is not supported.
+    leads there. ``masker.route`` says which was taken. Unless ``check`` is False, the engine's numbers on a short probe
+    are held against transformers' own once, before anything is measured; see ``self_check``.
+
+    Weights of a model that you edit in place are taken anew at the next run; only an edit through ``.data``, which
+    torch does not count, needs a new masker. On a CPU the process keeps freed memory for its next use, up to 31 MiB a
+    block. Raises ``ModelError`` for an architecture that is not supported, and ``CheckError`` where the engine and
+    transformers disagree.
     """
 
-    def __init__(self, model: nn.Module | View, tokenizer: Any = None, *, route: str = "auto") -> None:
+    def __init__(
+        self, model: nn.Module | View, tokenizer: Any = None, *, route: str = "auto", check: bool = True
+    ) -> None:
         if tokenizer is not None and not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise ModelError(f"a {type(tokenizer).__name__} is no tokenizer; hand in a transformers one, or None")
         self._measuring = Measuring(model if isinstance(model, View) else view_of(model, route=route), tokenizer)
@@ -61,6 +67,7 @@ class AttentionMasker:
         self._fingerprint: str | None = None
         if self.view.device.type == "cpu":
             keep_freed_memory()
+        self._checked = check and self_check(self.view, self._held)
 
     @property
     def measuring(self) -> Measuring:
@@ -83,6 +90,11 @@ class AttentionMasker:
     def route(self) -> Route:
         """fused, or generic where the model runs its own layers."""
         return self.view.route
+
+    @property
+    def checked(self) -> bool:
+        """Whether the engine was held against transformers when the model was loaded."""
+        return self._checked
 
     @property
     def tokenizer(self) -> Any:
@@ -108,6 +120,7 @@ class AttentionMasker:
         route: str = "auto",
         stream: bool = False,
         device_map: str | None = None,
+        check: bool = True,
     ) -> "AttentionMasker":
         """Load a local folder or a hub id; None is the model that ships with the program.
 
@@ -115,12 +128,12 @@ class AttentionMasker:
         everything between them in float32; on the generic ``route`` everything as transformers computes it). With
         ``stream`` the weights stay in their files, and every pass reads them layer by layer: memory holds two layers,
         and the numbers are the same. ``device_map="auto"`` lays the layers out over all devices there are (with
-        accelerate). Raises ``ModelError`` and ``DeviceError``.
+        accelerate). ``check``: as for the class. Raises ``ModelError`` and ``DeviceError``.
         """
         place: dict[str, Any] = {"stream": stream, "device_map": device_map}
-        masker = cls(*load_view(model, device=device, dtype=dtype, route=route, **place))
+        masker = cls(*load_view(model, device=device, dtype=dtype, route=route, **place), check=check)
         name, kind = None if model is None else str(model), str(dtype).removeprefix("torch.")
-        masker._source = Source(name, str(device), kind, masker.route, **place)
+        masker._source = Source(name, str(device), kind, masker.route, **place, check=check)
         return masker
 
     def run(
@@ -264,7 +277,13 @@ class AttentionMasker:
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.view)
         return draw(
-            self._measuring, source=self._source, fingerprint=self._fingerprint, task=task, form=form, choices=choices
+            self._measuring,
+            source=self._source,
+            fingerprint=self._fingerprint,
+            task=task,
+            form=form,
+            checked=self.checked,
+            choices=choices,
         )
 
     def _task(self, layers: Sequence[int] | None, tokens: Sequence[int] | None, choices: Choices) -> Task:
@@ -307,6 +326,7 @@ def run_masking_experiment(
     route: str = "auto",
     stream: bool = False,
     device_map: str | None = None,
+    check: bool = True,
     layers: Sequence[int] | None = None,
     tokens: Sequence[int] | None = None,
     **choices: Unpack[Choices],
@@ -316,7 +336,7 @@ def run_masking_experiment(
     For several prompts, load once: ``AttentionMasker.from_pretrained(...)`` and then ``run`` for each.
     """
     place: dict[str, Any] = {"stream": stream, "device_map": device_map}
-    masker = AttentionMasker.from_pretrained(model, device=device, dtype=dtype, route=route, **place)
+    masker = AttentionMasker.from_pretrained(model, device=device, dtype=dtype, route=route, check=check, **place)
     return masker.run(prompt, layers=layers, tokens=tokens, **choices)
 
 

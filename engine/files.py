@@ -17,12 +17,17 @@ from typing import IO, Literal, TextIO
 from engine.errors import ResultsError
 
 LEFTOVER = ".mask-impact-"
+_UNFINISHED: set[Path] = set()
+"""Files of this process that do not have their names yet."""
 FilePath = str | os.PathLike[str]
 ADVICE = {
     errno.EACCES: "choose a folder in which you may write",
     errno.EROFS: "choose a folder in which you may write",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+
+LONGEST_SHOWN, LONGEST_LINE = 400, 1_600
+"""Characters of a path in a message, and of a message."""
 
 
 @contextmanager
@@ -45,12 +50,23 @@ def new_file(path: FilePath) -> Iterator[IO[bytes]]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        finally:
+            _UNFINISHED.discard(temporary)
+
+
+def discard_unfinished() -> None:
+    """Remove what was begun and will not be finished, because the process ends at once."""
+    for temporary in tuple(_UNFINISHED):
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def require_writable(path: FilePath) -> None:
     """Raise the ``ResultsError`` that ``new_file`` would raise; nothing is left behind, no existing file is touched."""
     with explaining(path):
-        _create_beside(_target(path)).unlink()
+        temporary = _create_beside(_target(path))
+        temporary.unlink()
+        _UNFINISHED.discard(temporary)
 
 
 def require_readable(path: FilePath) -> None:
@@ -104,8 +120,18 @@ def discard(stream: TextIO | None) -> None:
 
 
 def shown(path: FilePath) -> str:
-    """``path`` as an error names it."""
-    return repr(os.fspath(path))
+    """``path`` as an error names it; of one that is longer than any file's, beginning and end."""
+    name = repr(os.fspath(path))
+    return name if len(name) <= LONGEST_SHOWN else f"{name[: LONGEST_SHOWN // 2]}...{name[-LONGEST_SHOWN // 4 :]}"
+
+
+def one_line(text: str) -> str:
+    """``text`` as one line of signs that show: what controls a terminal, or is no text, is written as an escape.
+
+    Of a line longer than any that the program writes of its own, beginning and end.
+    """
+    line = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in " ".join(text.split()))
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 4 :]}"
 
 
 def _encoding(stream: TextIO) -> str:
@@ -157,6 +183,7 @@ def _create_beside(target: Path) -> Path:
         raise ResultsError(f"{shown(target)} cannot be written: {obstacle}")
     temporary = target.with_name(f"{LEFTOVER}{secrets.token_hex(8)}.tmp")
     temporary.open("xb").close()
+    _UNFINISHED.add(temporary)
     return temporary
 
 

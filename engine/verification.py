@@ -13,30 +13,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from engine.checks.tolerances import TOLERANCES, Tolerance
 from engine.experiment import Impact
 from engine.model.adoption import family_of
 from engine.model.families import Family
 from engine.text.knockouts import select
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far engine and reference may lie apart: ``relative`` to the distance plus ``resolution`` of what is read.
-
-    The reference subtracts two vectors b and m, so it resolves no distance below ``resolution`` · |b|.
-    """
-
-    relative: float
-    resolution: float
-    reason: str
-
-
-TOLERANCES = {
-    torch.float64: Tolerance(1e-4, 1e-6, "transformers computes its norms in float32 even in a float64 layer"),
-    torch.float32: Tolerance(1e-2, 1e-5, "engine and transformers round the stream that enters the layer differently"),
-    torch.bfloat16: Tolerance(0.3, 1e-2, "products in bfloat16 carry 8 bits"),
-    torch.float16: Tolerance(0.05, 2e-3, "products in float16 carry 11 bits"),
-}
 
 FLOAT64_RESOLUTION = 1e-14
 """Share of the baseline vector below which a difference of two float64 vectors is rounding alone."""

@@ -12,7 +12,8 @@ import pytest
 
 ENGINE = Path(__file__).parent.parent / "engine"
 ORDER = [
-    *("errors", "files", "tables.table", "tables.effects", "tables.columns", "tables.results"),
+    *("errors", "files", "interrupts", "tables.table", "tables.effects", "tables.columns", "tables.batches"),
+    "tables.results",
     *(f"questions.{name}" for name in ("indices", "words", "heads", "question", "saying")),
     *(f"findings.{name}" for name in ("cells", "sums", "quantiles", "analysis", "answers", "terminal", "report")),
     "findings.answers_report",
@@ -30,7 +31,7 @@ ORDER = [
         f"model.{name}"
         for name in ("decoder", "families", "settings", "acts", "parts", "assembly", "angles", "adoption")
     ),
-    *(f"model.{name}" for name in ("devices", "sources", "weights", "streamed", "checkpoints")),
+    *(f"model.{name}" for name in ("devices", "sizes", "sources", "weights", "streamed", "checkpoints")),
     *(f"model.{name}" for name in ("borrowing", "handover", "visits", "additions", "foreign", "probing", "catalogue")),
     *("model.loading", "model.fingerprint"),
     *(
@@ -38,11 +39,16 @@ ORDER = [
         for name in ("probe", "readout", "variants", "sweep", "relay", "distances", "passes", "capture")
     ),
     *(f"sweeps.{name}" for name in ("replay", "journey", "travelling", "reads", "answers")),
+    *(f"checks.{name}" for name in ("tolerances", "account", "witness", "lending", "record", "oracles", "gaps")),
+    *("checks.selfcheck", "checks.recording"),
     *(f"runs.{name}" for name in ("jobs", "impact", "effect", "labelled", "preparing", "trips", "measuring")),
     *("runs.schedule", "runs.many"),
     *(f"inputs.{name}" for name in ("entries", "fields", "formats", "columnar", "prompt_files", "unique")),
-    *(f"datasets.{name}" for name in ("shards", "orders", "manifest", "folder", "frames", "worker", "blueprint")),
-    *(f"datasets.{name}" for name in ("feed", "merging", "progress", "stopping", "production", "reading")),
+    *(
+        f"datasets.{name}"
+        for name in ("orders", "shards", "manifest", "receipts", "folder", "locking", "frames", "worker", "blueprint")
+    ),
+    *(f"datasets.{name}" for name in ("stopping", "feed", "merging", "progress", "production", "reading")),
     *(f"crews.{name}" for name in ("serial", "worker_process", "seat", "processes")),
     *(f"crews.{name}" for name in ("connection", "desk", "actors", "cluster")),
     *("making", "experiment"),

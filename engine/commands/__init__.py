@@ -9,13 +9,18 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from typing import NoReturn
 
+from engine.commands.panics import panics_unsaid
 from engine.errors import ImpactError, Interrupted
-from engine.files import discard, show
+from engine.files import discard, one_line, show
+from engine.interrupts import INTERRUPTED, Signals, noticed
 
 COMMANDS = ("run", "verify", "analyze", "plot", "report", "models")
+READERS = ("analyze", "plot", "report")
+"""Those that read results, which may be damaged."""
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -24,32 +29,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names (default: ``run``) and return the exit status of the process.
 
     0: done. 1: ``verify`` found a disagreement. 2: an error that the user can mend, said in one line on stderr.
-    130: interrupted. Any other exception is a defect of the program and keeps its traceback.
+    130: interrupted by Ctrl-C, 143: by SIGTERM. Any other exception is a defect of the program and keeps its traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        command = import_module(f"engine.commands.{_take_command(words)}")
-        return command.execute(command.build_parser().parse_args(words))
-    except ImpactError as error:
-        show(f"mask-impact: error: {' '.join(str(error).split())}", stream="stderr")
+    with noticed() as signals:
+        try:
+            name = _take_command(words)
+            command = import_module(f"engine.commands.{name}")
+            arguments = command.build_parser().parse_args(words)
+            with panics_unsaid() if name in READERS else nullcontext():
+                status: int = command.execute(arguments)
+            return status
+        except (Exception, KeyboardInterrupt) as error:
+            # Whatever a library makes of an exception that a signal raised inside of it is no defect of the program.
+            if signals.number is not None or isinstance(error, KeyboardInterrupt):
+                return _interrupted(error, signals)
+            return _explained(error)
+
+
+def _interrupted(error: BaseException, signals: Signals) -> int:
+    """Say that the command was told to end; the exit status."""
+    show(f"mask-impact: {error}" if isinstance(error, Interrupted) else INTERRUPTED, stream="stderr")
+    return error.status if isinstance(error, Interrupted) else signals.status
+
+
+def _explained(error: Exception) -> int:
+    """Say what was wrong, if it is the user who can mend it; the exit status. Raises whatever else it is."""
+    if isinstance(error, ImpactError):
+        show(f"mask-impact: error: {one_line(str(error))}", stream="stderr")
         return EXIT_USER_ERROR
-    except Interrupted as stop:
-        show(f"mask-impact: {stop}", stream="stderr")
-        return EXIT_INTERRUPTED
-    except KeyboardInterrupt:
-        show("mask-impact: interrupted; nothing was written", stream="stderr")
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         # The reader of stdout went away (``| head``). Python must not find that out again when it flushes at exit.
         discard(sys.stdout)
         return 0
+    raise error
 
 
 def program() -> NoReturn:
     """``main`` as a whole process: what ``cli.py`` and the installed command call."""
-    status = main()
-    if sys._getframe(1).f_back is None:
-        _leave(status)
+    status, alone = EXIT_INTERRUPTED, sys._getframe(1).f_back is None
+    with suppress(KeyboardInterrupt), noticed(alone=alone):  # one may come when nothing is left to interrupt
+        status = main()
+        if alone:
+            _leave(status)
     sys.exit(status)  # called from other code (a debugger, a profiler, a test), which has work left after this
 
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any, NoReturn
 
-from engine.files import show
+from engine.files import one_line, show
 
 
 class Parser(argparse.ArgumentParser):
@@ -14,4 +14,4 @@ class Parser(argparse.ArgumentParser):
         show(self.format_help(), end="")
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"mask-impact: error: {' '.join(message.split())}; see '{self.prog} --help'\n")
+        self.exit(2, f"mask-impact: error: {one_line(message)}; see '{self.prog} --help'\n")

@@ -39,6 +39,15 @@ def add_route_option(parser: Parser) -> None:
     )
 
 
+def add_check_option(parser: Parser) -> None:
+    """``--no-check``, for commands that measure."""
+    parser.add_argument(
+        "--no-check",
+        action="store_true",
+        help="skip the self-check, which holds the engine against transformers on this machine when a model is loaded",
+    )
+
+
 def describe_model(arguments: argparse.Namespace) -> str:
     """What produced the numbers, in words; the embedded model always says that it is one."""
     if arguments.model is None:
@@ -51,4 +60,4 @@ def loaded_masker(arguments: argparse.Namespace) -> "AttentionMasker":
     from engine.experiment import AttentionMasker
 
     place = {name: getattr(arguments, name) for name in ("device", "dtype", "route", "stream", "device_map")}
-    return AttentionMasker.from_pretrained(arguments.model, **place)
+    return AttentionMasker.from_pretrained(arguments.model, **place, check=not arguments.no_check)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from engine.commands import pictures, questions
 from engine.commands.arguments import Parser
 from engine.commands.choices import describe_model, loaded_masker
+from engine.commands.panics import panics_unsaid
 from engine.errors import ResultsError, SelectionError
 from engine.files import show
 from engine.questions.indices import parse_indices
@@ -64,7 +65,8 @@ def execute(arguments: argparse.Namespace, question: "Question") -> int:
 
     staff = Staff(workers=arguments.workers, ray=arguments.ray)
     columns = {"prompt_column": arguments.prompt_column, "id_column": arguments.id_column, "limit": arguments.limit}
-    prompts = open_prompts(arguments.prompts, **columns)
+    with panics_unsaid():
+        prompts = open_prompts(arguments.prompts, **columns)
     blueprint, measuring = _blueprint(arguments, question, staff)
     progress = Progress(quiet=arguments.quiet)
     manifest = make_dataset(
@@ -123,7 +125,7 @@ def _report(arguments: argparse.Namespace, manifest: "Manifest", folder: Path) -
     size = sum(path.stat().st_size for path in Folder(folder, form).pieces(IMPACTS))
     rejected = f", {counts['rejected']:,} rejected (see rejected.{form})" if counts["rejected"] else ""
     shape = f"{model['layers']} layers x {model['heads']} heads, {manifest['settings']['dtype']}"
-    route = f"{model.get('route', 'fused')} route"
+    route = f"{model.get('route', 'fused')} route{'' if manifest['checked'] else ', unchecked'}"
     seconds, rate = session["seconds"], session["rows"] / max(session["seconds"], 1e-9)
     return [
         f"Model   {describe_model(arguments)}; {shape} on {manifest['settings']['device']}, {route}",

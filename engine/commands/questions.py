@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine.commands.arguments import Parser
+from engine.commands.panics import panics_unsaid
 
 if TYPE_CHECKING:
     from engine.questions.question import Choices, Question
@@ -56,4 +57,5 @@ def require_rule(question: "Question", tokens: Sequence[int] | None) -> None:
     """Raise, before a model is loaded, what its ``--mask`` would meet: ``SelectionError`` and ``InputError``."""
     from engine.text.rules import read_rule
 
-    read_rule(question.mask, tokens=tokens, skip_special=question.skip_special)
+    with panics_unsaid():
+        read_rule(question.mask, tokens=tokens, skip_special=question.skip_special)

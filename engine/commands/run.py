@@ -11,6 +11,7 @@ from engine.commands.arguments import Parser
 from engine.commands.choices import (
     EMBEDDED,
     EXAMPLE_PROMPT,
+    add_check_option,
     add_model_options,
     add_placement_options,
     add_route_option,
@@ -75,6 +76,7 @@ def build_parser() -> Parser:
     add_model_options(parser)
     add_route_option(parser)
     add_placement_options(parser)
+    add_check_option(parser)
     return parser
 
 
@@ -125,6 +127,7 @@ def _provenance(arguments: argparse.Namespace, masker: "AttentionMasker", questi
         "device": str(masker.view.device),
         "prompt": arguments.prompt,
         "question": question.words(),
+        "checked": masker.checked,
         "mask_impact": _version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -167,6 +170,7 @@ def _report(
     from engine.summary import summarize
 
     shape = "{layers} layers x {heads} heads, {dtype} on {device}, {route} route".format_map(origin)
+    shape += "" if origin["checked"] else ", unchecked"
     place = "stdout" if arguments.output == "-" else arguments.output
     naive = naive_passes(found, question, num_layers=origin["layers"])
     return "\n".join(

@@ -54,7 +54,8 @@ def orders_for(order: Order, num_workers: int) -> list[Order]:
     threads = order.threads or max(1, _num_cores() // num_workers)
     num_cards = _num_cards(order.device) if num_workers > 1 and order.device_map is None else 0
     devices = [f"cuda:{index % num_cards}" if num_cards > 1 else order.device for index in range(num_workers)]
-    return [replace(order, device=device, threads=threads) for device in devices]
+    checked = replace(order, check=False)  # on this machine, by the process that began the run
+    return [replace(checked, device=device, threads=threads) for device in devices]
 
 
 def _num_cores() -> int:

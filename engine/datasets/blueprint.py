@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.datasets.folder import facts_of
 from engine.datasets.manifest import QUESTION, SPANS, Manifest, new_manifest
 from engine.datasets.orders import Order
+from engine.datasets.receipts import facts_of
 from engine.kernels.products import cpu_product
 from engine.model.fingerprint import rope_probe
 from engine.model.view import View
@@ -33,6 +33,7 @@ class Source:
     route: str = "auto"
     stream: bool = False
     device_map: str | None = None
+    check: bool = True
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Blueprint:
     settings: dict[str, Any]
     kernel: dict[str, Any]
     source: Source | None
+    checked: bool
+    """Whether the engine was held against transformers when the model was loaded."""
 
     @property
     def rows_per_token(self) -> int:
@@ -54,7 +57,8 @@ class Blueprint:
 
     def manifest(self, *, source_name: str) -> Manifest:
         """The manifest of a new dataset of the prompts in ``source_name``."""
-        return new_manifest(model=self.model, settings=self.settings, kernel=self.kernel, source=source_name)
+        parts = {"model": self.model, "settings": self.settings, "kernel": self.kernel}
+        return new_manifest(**parts, source=source_name, checked=self.checked)
 
     def order(self, manifest: Manifest, *, run_id: str, folder: Path) -> Order:
         """What a worker of the dataset is told: the kernel is that of its first run."""
@@ -68,6 +72,7 @@ class Blueprint:
             route=source.route,
             stream=source.stream,
             device_map=source.device_map,
+            check=source.check,
             layers=tuple(settings["layers"]),
             tokens=None if settings["tokens"] is None else tuple(settings["tokens"]),
             question=_anywhere(self.settings[QUESTION]),  # the same, but for where a file of spans lies
@@ -87,6 +92,7 @@ def draw(
     fingerprint: str,
     task: Task,
     form: str,
+    checked: bool,
     choices: dict[str, Any],
 ) -> Blueprint:
     """The blueprint of a dataset made with this decoder; ``choices`` are those that concern the input."""
@@ -110,7 +116,7 @@ def draw(
         "rows_per_pass": Schedule(decoder).rows,
     }
     model = {"name": name, "fingerprint": fingerprint, "tokenizer": _tokenizer_digest(measuring.tokenizer)}
-    return Blueprint(model | _shape(decoder), settings, kernel, source)
+    return Blueprint(model | _shape(decoder), settings, kernel, source, checked)
 
 
 def _shape(view: View) -> dict[str, Any]:

@@ -22,15 +22,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import filelock
 import polars as pl
 
 from engine.datasets.manifest import MANIFEST
 from engine.datasets.orders import Receipt
+from engine.datasets.receipts import RECEIPT, Facts, damage, is_as, receipt_in, receipts_in, sealed
 from engine.errors import ResultsError
 from engine.files import explaining, is_leftover, shown
 
-RECEIPTS, LOCK = "receipts.parquet", ".lock"
+RECEIPTS = "receipts.parquet"
 IMPACTS, UNFINISHED = "impacts", ".unfinished"
 MERGED = ("prompts", "tokens", "rejected")
 FORMS = ("parquet", "csv")
@@ -42,6 +42,10 @@ class Folder:
 
     path: Path
     form: str = "parquet"
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ResultsError(f"{shown(self.path)} is of form {self.form!r:.60}; a dataset's is {' or '.join(FORMS)}")
 
     @property
     def manifest(self) -> Path:
@@ -68,14 +72,22 @@ class Folder:
         found = (re.fullmatch(rf"{stem}-(\d{{6,}})\.{form}", path.name) for path in place.glob(f"*.{form}"))
         return [place / match[0] for match in sorted(filter(None, found), key=lambda match: int(match[1]))]
 
-    def parts(self) -> list[Path]:
-        """The parts of the impact table that have a receipt. Raises ``ResultsError`` when one of them is missing."""
+    def parts(self, *, verify: bool = False) -> list[Path]:
+        """The parts of the impact table that have a receipt.
+
+        Raises ``ResultsError`` for one that is missing, or not of the size that was written; with ``verify``, for one
+        that holds other bytes.
+        """
         receipts = self.receipts()
-        names = [name for shard in sorted(receipts) for name in receipts[shard].files if name.startswith(IMPACTS)]
-        for path in (found := [self.path / name for name in names]):
-            if not path.is_file():
-                raise ResultsError(f"{shown(path)} is missing; run the dataset's command again to make it once more")
-        return found
+        facts = [each for shard in sorted(receipts) for each in receipts[shard].files.items()]
+        return [self.whole(name, each, verify) for name, each in facts if name.startswith(IMPACTS)]
+
+    def whole(self, name: str, facts: Facts, verify: bool) -> Path:
+        """Where a file of this folder lies. Raises ``ResultsError`` unless it is as it was written."""
+        path = self.path / name
+        if (wrong := damage(path, facts, thoroughly=verify)) is not None:
+            raise ResultsError(f"{shown(path)} {wrong}; run the dataset's command again to make it once more")
+        return path
 
     def stage(self, run_id: str) -> Path:
         """Where a run writes what is not finished."""
@@ -98,21 +110,25 @@ class Folder:
         with writing(self.unfinished):
             for place in (self.path / IMPACTS, self.unfinished):
                 sync_folder(place)
-        text = json.dumps(asdict(receipt))
+        text = sealed(json.dumps(asdict(receipt)))
         self.put(run_id, self.piece("receipt", receipt.shard).with_suffix(".json"), lambda path: path.write_text(text))
 
     def receipts(self) -> dict[int, Receipt]:
         """The receipts of finished shards."""
-        found = [_parsed(path) for path in self.unfinished.glob("receipt-*.json")]
-        return _from_table(self.path / RECEIPTS) | {each.shard: each for each in found if each is not None}
+        return receipts_in(self.path / RECEIPTS) | self._loose_receipts()
+
+    def _loose_receipts(self) -> dict[int, Receipt]:
+        found = [receipt_in(path) for path in self.unfinished.glob(RECEIPT)]
+        return {each.shard: each for each in found if each is not None}
 
     def holds(self, receipt: Receipt) -> bool:
         """Whether the files of a finished shard are there and unchanged; pieces that were merged need not be."""
-        for name, (size, digest) in receipt.files.items():
-            path = self.path / name
-            if not (path.parent == self.unfinished and self.is_merged) and not _is_as(path, (size, digest)):
-                return False
-        return True
+        names = receipt.files if not self.is_merged else filter(_is_part, receipt.files)
+        return all(is_as(self.path / name, receipt.files[name]) for name in names)
+
+    def holds_part(self, receipt: Receipt) -> bool:
+        """The same of its part of the impact table alone."""
+        return all(is_as(self.path / name, receipt.files[name]) for name in filter(_is_part, receipt.files))
 
     @property
     def is_merged(self) -> bool:
@@ -125,7 +141,9 @@ class Folder:
             (self.path / IMPACTS).mkdir(exist_ok=True)
             self.unfinished.mkdir(exist_ok=True)
             for old in self.unfinished.iterdir():
-                if old.is_dir():
+                if old.is_symlink():
+                    old.unlink()
+                elif old.is_dir():
                     shutil.rmtree(old)
             for old in filter(is_leftover, self.path.iterdir()):
                 old.unlink()
@@ -141,36 +159,37 @@ class Folder:
 
     def drop_orphans(self, receipts: Container[int]) -> None:
         """Remove parts that were put into place by a run which did not live to write their receipts."""
-        for path in self.pieces(IMPACTS):
-            if int(path.stem.rpartition("-")[2]) not in receipts:
-                path.unlink()
+        with writing(self.path):
+            for path in self.pieces(IMPACTS):
+                if int(path.stem.rpartition("-")[2]) not in receipts:
+                    path.unlink()
 
-    def require_merged(self, files: Mapping[str, tuple[int, str]]) -> None:
-        """Raise ``ResultsError`` unless the merged tables are as they were written."""
-        for name, facts in files.items():
-            if not _is_as(self.path / name, facts):
-                raise ResultsError(
-                    f"{shown(self.path / name)} is missing or was changed; bring it back, or make the dataset again "
-                    "with --overwrite"
-                )
+    def unmerge(self, run_id: str, files: Mapping[str, Facts]) -> dict[str, str]:
+        """Take a complete dataset apart if one of these, its merged tables, is not as it was written.
 
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the folder, which is made if need be, for this process alone. Raises ``ResultsError`` if another does."""
-    with explaining(path):
-        path.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path / LOCK, timeout=0)
+        What is wrong with each comes back by its name. Receipts lie in pieces again, as far as they can be read, and
+        the small tables are to be made once more. Killed in the middle, it is done again by the next run.
+        """
+        wrong = {name: damage(self.path / name, facts, thoroughly=True) for name, facts in files.items()}
+        found = {name: reason for name, reason in wrong.items() if reason is not None}
         try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise ResultsError(
-                f"{shown(path)} is being written by another run; wait for it, or choose another folder"
-            ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+            receipts = receipts_in(self.path / RECEIPTS)
+        except ResultsError:
+            receipts = {}
+            found.setdefault(RECEIPTS, "was damaged")
+        if not found:
+            return {}
+        missing = set() if RECEIPTS in found else set(receipts) - set(self._loose_receipts())
+        for shard in missing:
+            self.put_receipt(run_id, receipts[shard])
+        with writing(self.path):
+            (self.path / RECEIPTS).unlink(missing_ok=True)
+            sync_folder(self.path)
+        return found
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith(f"{IMPACTS}/")
 
 
 @contextmanager
@@ -194,36 +213,3 @@ def sync_folder(path: Path) -> None:
                 raise
         finally:
             os.close(handle)
-
-
-def _is_as(path: Path, facts: tuple[int, str]) -> bool:
-    """Whether the file is there with that size and SHA-256."""
-    return path.is_file() and path.stat().st_size == facts[0] and facts_of(path) == tuple(facts)
-
-
-def facts_of(path: Path) -> tuple[int, str]:
-    """The size and the SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return file.tell(), digest
-
-
-def _parsed(path: Path) -> Receipt | None:
-    """A receipt; None for a file that is none, whose shard is then done again."""
-    try:
-        return Receipt(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _from_table(path: Path) -> dict[int, Receipt]:
-    if not path.is_file():
-        return {}
-    try:
-        with path.open("rb") as file:
-            rows = pl.read_parquet(file).select("shard", "receipt").rows()
-        return {shard: Receipt(**json.loads(text)) for shard, text in rows}
-    except (pl.exceptions.PolarsError, OSError, ValueError, TypeError) as error:
-        raise ResultsError(
-            f"{shown(path)} was damaged after it was written; bring it back, or make the dataset again with --overwrite"
-        ) from error

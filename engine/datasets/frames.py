@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from engine.datasets.shards import Shard
 from engine.inputs.entries import Entry
 from engine.runs.measuring import Found
 from engine.tables.table import PROMPT_ID
+from engine.text.prompts import Prompt
 
 PROMPT_COLUMNS = (PROMPT_ID, "input_row", "text", "num_tokens")
 TAKEN = re.compile(rf"(input_)*({'|'.join(PROMPT_COLUMNS)})")
@@ -23,16 +25,23 @@ MOST_INT64, MOST_EXACT = (1 << 63) - 1, 1 << 53
 
 
 @dataclass(frozen=True)
+class Read:
+    """A prompt whose numbers are in a file already."""
+
+    prompt: Prompt
+
+
+@dataclass(frozen=True)
 class Measured:
     """A shard with what became of each of its entries: its impact, or the reason why there is none."""
 
     shard: Shard
-    outcomes: tuple[Found | str, ...]
+    outcomes: tuple[Found | Read | str, ...]
     seconds: float
     halvings: int
 
     @property
-    def impacts(self) -> list[tuple[Entry, Found]]:
+    def impacts(self) -> list[tuple[Entry, Found | Read]]:
         pairs = zip(self.shard.entries, self.outcomes, strict=True)
         return [(entry, found) for entry, found in pairs if not isinstance(found, str)]
 
@@ -46,8 +55,19 @@ def frames(measured: Measured) -> dict[str, pl.DataFrame]:
     """The frames of a shard by the names of ``TABLES``, those without rows left out."""
     found = {}
     if impacts := measured.impacts:
-        found = {"impacts": _impacts(impacts), "prompts": _prompts(impacts), "tokens": _tokens(impacts)}
+        found = {} if measured.shard.before else {"impacts": _impacts(impacts)}
+        found |= {"prompts": _prompts(impacts), "tokens": _tokens(impacts)}
     return found | ({"rejected": _rejected(measured.rejected)} if measured.rejected else {})
+
+
+def ids_in(part: Path) -> list[str]:
+    """The prompts of a part, each once, as text."""
+    if part.suffix == ".parquet":
+        lazy = pl.scan_parquet(part, glob=False, hive_partitioning=False)
+    else:
+        lazy = pl.scan_csv(part, schema_overrides={PROMPT_ID: pl.String}, glob=False)
+    ids = lazy.select(pl.col(PROMPT_ID).cast(pl.String).fill_null("").unique()).collect()
+    return ids[PROMPT_ID].to_list()
 
 
 def empty_frame(table: str) -> pl.DataFrame:
@@ -60,14 +80,14 @@ def empty_frame(table: str) -> pl.DataFrame:
     return _rejected([]) if table == "rejected" else pl.DataFrame(schema=schemas[table])
 
 
-def _impacts(pairs: list[tuple[Entry, Found]]) -> pl.DataFrame:
+def _impacts(pairs: list[tuple[Entry, Found | Read]]) -> pl.DataFrame:
     impacts = [impact for _, impact in pairs]
     kind: Any = type(impacts[0])
     frame: pl.DataFrame = kind.tables(impacts, _ids(pairs))
     return frame
 
 
-def _prompts(pairs: list[tuple[Entry, Found]]) -> pl.DataFrame:
+def _prompts(pairs: list[tuple[Entry, Found | Read]]) -> pl.DataFrame:
     entries = [entry for entry, _ in pairs]
     known = {
         PROMPT_ID: pl.Series(_ids(pairs)),
@@ -78,7 +98,7 @@ def _prompts(pairs: list[tuple[Entry, Found]]) -> pl.DataFrame:
     return pl.DataFrame(known | _users_columns([entry.columns for entry in entries]))
 
 
-def _tokens(pairs: list[tuple[Entry, Found]]) -> pl.DataFrame:
+def _tokens(pairs: list[tuple[Entry, Found | Read]]) -> pl.DataFrame:
     prompts = [impact.prompt for _, impact in pairs]
     lengths = [len(prompt) for prompt in prompts]
     notes = {"role": pl.String, "is_special": pl.Boolean} if prompts[0].roles else {}
@@ -111,7 +131,7 @@ def _rejected(pairs: list[tuple[Entry, str]]) -> pl.DataFrame:
     )
 
 
-def _ids(pairs: list[tuple[Entry, Found]]) -> list[Any]:
+def _ids(pairs: list[tuple[Entry, Found | Read]]) -> list[Any]:
     """Numbers if all ids are numbers, else texts."""
     ids = [entry.prompt_id for entry, _ in pairs]
     return ids if all(isinstance(each, int) for each in ids) else _texts(ids)

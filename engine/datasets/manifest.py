@@ -29,12 +29,21 @@ ROPE_TOLERANCE = 1e-4
 """Rotary tables of two devices differ by rounding; another base or scaling moves their means by more."""
 
 Manifest = dict[str, Any]
+SHAPE: dict[str, tuple[str, ...]] = {
+    "model": ("name", "layers", "heads"),
+    "settings": ("format", "dtype", "device", "ids"),
+    "kernel": (),
+    "versions": ("torch", "transformers"),
+    "counts": (),
+    "times": (),
+}
+"""The objects of a manifest, with the words that others look for in them."""
 
 
 def new_manifest(
-    *, model: Mapping[str, Any], settings: Mapping[str, Any], kernel: Mapping[str, Any], source: str
+    *, model: Mapping[str, Any], settings: Mapping[str, Any], kernel: Mapping[str, Any], source: str, checked: bool
 ) -> Manifest:
-    """The manifest of a run over the prompts in ``source`` that begins."""
+    """The manifest of a run over the prompts in ``source`` that begins; ``checked``: by the self-check at load."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -42,6 +51,7 @@ def new_manifest(
         "model": dict(model),
         "settings": dict(settings),
         "kernel": dict(kernel),
+        "checked": checked,
         "versions": versions(),
         "input": source,
         "counts": {},
@@ -57,6 +67,8 @@ def read_manifest(path: Path) -> Manifest | None:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise ValueError("it is no manifest of a dataset")
+        if found.get("format_version") == FORMAT_VERSION:
+            _require_shape(found)
     except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"{shown(path)} cannot be read: {error}; choose another folder") from error
     if found.get("format_version") != FORMAT_VERSION:
@@ -65,6 +77,18 @@ def read_manifest(path: Path) -> Manifest | None:
             "use the version of the program that wrote it"
         )
     return found
+
+
+def _require_shape(found: Manifest) -> None:
+    """Raise ``ValueError`` where a part of a manifest is missing, or is not what it must be to be looked at."""
+    for part, words in SHAPE.items():
+        inside = found.get(part)
+        if not isinstance(inside, dict) or any(word not in inside for word in words):
+            raise ValueError(f"its {part!r} is missing or incomplete, so it was changed since it was written")
+    settings = found["settings"]
+    known = settings["format"] in ("parquet", "csv") and settings["ids"] in IDS
+    if not known or not isinstance(settings.get(QUESTION, {}), dict) or not isinstance(found.get("status"), str):
+        raise ValueError("its settings are none that a run has, so it was changed since it was written")
 
 
 def recorded_kernel(folder: FilePath) -> dict[str, Any] | None:
@@ -113,7 +137,7 @@ def versions() -> dict[str, str | None]:
 
 
 def _same(key: str, old: Any, new: Any) -> bool:
-    if key == "rope" and old and new:
+    if key == "rope" and isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return all(abs(a - b) < ROPE_TOLERANCE for a, b in zip(old, new, strict=True))
     return bool(old == new)
 

@@ -12,23 +12,30 @@ from typing import Any
 import polars as pl
 from polars import selectors
 
-from engine.datasets.folder import IMPACTS, MERGED, RECEIPTS, Folder, facts_of
+from engine.datasets.folder import IMPACTS, MERGED, RECEIPTS, Folder, writing
 from engine.datasets.frames import empty_frame
 from engine.datasets.orders import Receipt
+from engine.datasets.receipts import facts_of
 
 
 def merge(folder: Folder, run_id: str, receipts: Mapping[int, Receipt]) -> dict[str, list[Any]]:
     """Write the merged tables, unless that is done, and the table of receipts, in the order of the shards.
 
-    Returns the merged tables' sizes and digests by their names. Raises ``ResultsError``.
+    Returns the sizes and digests of all of these by their names. Raises ``ResultsError``.
     """
+    with writing(folder.path):
+        return _merged(folder, run_id, receipts)
+
+
+def _merged(folder: Folder, run_id: str, receipts: Mapping[int, Receipt]) -> dict[str, list[Any]]:
     ordered = [receipts[shard] for shard in sorted(receipts)]
     for name in () if folder.is_merged else MERGED:
         pieces = [path for path in folder.pieces(name) if int(path.stem.rpartition("-")[2]) in receipts]
         lazy = _together(pieces) if pieces else empty_frame(name).lazy()
         folder.put(run_id, folder.table(name), partial(_sink, lazy, folder.form))
     folder.put(run_id, folder.path / RECEIPTS, _receipt_table(folder, ordered).write_parquet)
-    return {folder.table(name).name: list(facts_of(folder.table(name))) for name in MERGED}
+    files = [*map(folder.table, MERGED), folder.path / RECEIPTS]
+    return {path.name: list(facts_of(path)) for path in files}
 
 
 def _together(pieces: list[Path]) -> pl.LazyFrame:

@@ -18,6 +18,8 @@ class Order:
     stream: bool = False
     """Whether the weights stay in their files."""
     device_map: str | None = None
+    check: bool = False
+    """Whether the worker holds the engine against transformers on its machine before it begins."""
     layers: tuple[int, ...]
     tokens: tuple[int, ...] | None
     question: Choices = field(default_factory=Choices)

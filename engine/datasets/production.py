@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from engine.datasets.feed import Feed
-from engine.datasets.folder import LOCK, Folder, locked, sync_folder
+from engine.datasets.folder import RECEIPTS, Folder, sync_folder
+from engine.datasets.locking import LOCK, locked
 from engine.datasets.manifest import (
     CLEARING,
     COMPLETE,
@@ -25,7 +26,7 @@ from engine.datasets.orders import Receipt
 from engine.datasets.progress import State
 from engine.datasets.shards import Shard, cut_shards
 from engine.datasets.stopping import stopping
-from engine.errors import Interrupted, ResultsError
+from engine.errors import ResultsError
 from engine.files import is_leftover, shown
 from engine.inputs.entries import Entry
 from engine.model.devices import release_memory
@@ -55,7 +56,7 @@ def produce(
     with locked(folder.path), stopping() as stop:
         run = _Run(folder, begun(folder, manifest, overwrite=overwrite))
         shards = cut_shards(entries, rows_per_token=rows_per_token)
-        feed = Feed(shards, dict(run.finished), run.whole, folder.is_merged, fraction)
+        feed = Feed(shards, dict(run.finished), run.whole, run.before, run.was_merged, fraction, stop)
         run.tell_what_was(note)
         try:
             for receipt in crew(run.run_id, run.manifest, iter(feed), stop):
@@ -66,10 +67,8 @@ def produce(
         finally:
             run.record()
     if stop.is_set():
-        raise Interrupted(
-            f"stopped; {run.state.counts['prompts']:,} prompts are finished in {shown(folder.path)}, "
-            "and the same command goes on from there"
-        )
+        prompts = run.state.counts["prompts"]
+        raise stop.interrupted(f"stopped; {prompts:,} prompts are finished in {shown(folder.path)}")
     return run.manifest
 
 
@@ -87,7 +86,7 @@ def begun(folder: Folder, manifest: Manifest, *, overwrite: bool) -> Manifest:
             "replace it with --overwrite"
         )
     else:
-        return there
+        return there | {"checked": there.get("checked", False) and manifest["checked"]}  # the whole of it, or not
     write_manifest(folder.manifest, manifest)
     return manifest
 
@@ -105,20 +104,32 @@ class _Run:
 
     def __init__(self, folder: Folder, manifest: Manifest) -> None:
         self.folder, self.manifest, self.run_id = folder, manifest, secrets.token_hex(8)
+        folder.prepare(self.run_id)
+        self.was_merged, self.wrong = folder.is_merged, folder.unmerge(self.run_id, manifest.get("files", {}))
+        self.was_merged &= RECEIPTS not in self.wrong
         self.finished = folder.receipts()
         self.whole = {shard for shard, receipt in self.finished.items() if folder.holds(receipt)}
+        broken = {shard: receipt for shard, receipt in self.finished.items() if shard not in self.whole}
+        self.before = {shard: receipt for shard, receipt in broken.items() if folder.holds_part(receipt)}
         self.state = State.after(self.finished[shard] for shard in self.whole)
         self._started, self._began, self._taken, self._ended = time.perf_counter(), now(), 0, False
-        folder.require_merged(manifest.get("files", {}))
-        folder.prepare(self.run_id)
-        if set(self.finished) != self.whole and manifest["status"] == COMPLETE:
-            self.manifest = manifest | {"status": RUNNING}
+        if self.wrong or (broken and manifest["status"] == COMPLETE):
+            kept = {key: value for key, value in manifest.items() if key != "files" or not self.wrong}
+            self.manifest = kept | {"status": RUNNING}
             write_manifest(folder.manifest, self.manifest)
 
     def tell_what_was(self, note: Callable[[str], object]) -> None:
         """Say that this run goes on with another's work, and what of that was damaged."""
+        for name, reason in self.wrong.items():
+            todo = (
+                "parts without a receipt are measured again" if name == RECEIPTS else "it is made again, with its kind"
+            )
+            note(f"{name} {reason}; {todo}")
         for shard in sorted(set(self.finished) - self.whole):
-            note(f"part {shard} was damaged after it was written; it is measured again")
+            if shard not in self.before:
+                note(f"part {shard} was damaged after it was written; it is measured again")
+            elif not self.wrong:
+                note(f"the small tables of part {shard} were damaged; they are made again")
         if self.whole:
             prompts, parts = self.state.counts["prompts"], len(self.whole)
             note(f"going on after {prompts:,} prompts in {parts:,} parts that were finished before")

@@ -8,18 +8,20 @@ import polars as pl
 from engine.datasets.folder import Folder
 from engine.datasets.manifest import COMPLETE, IDS, MANIFEST, QUESTION, Manifest, read_manifest
 from engine.errors import ResultsError
-from engine.files import FilePath, shown
-from engine.tables.columns import CSV_TYPES, TYPES, refilled
+from engine.files import FilePath, one_line, shown
+from engine.tables.columns import CSV_TYPES, TYPES, refilled, unfit
 from engine.tables.effects import EFFECT_COLUMNS
 from engine.tables.results import reading
 from engine.tables.table import IMPACT_COLUMNS, PROMPT_ID
 
 
-def read_results(folder: FilePath, *, partial: bool = False) -> pl.LazyFrame:
+def read_results(folder: FilePath, *, partial: bool = False, verify: bool = False) -> pl.LazyFrame:
     """The impact or effects tables of a dataset as one lazy frame, ``prompt_id`` in front, in the order of the prompts.
 
-    A dataset that is not complete is read as far as it goes with ``partial``. Raises ``ResultsError`` where there is no
-    dataset, or no complete one. Join with ``prompts.parquet`` and ``tokens.parquet`` on ``prompt_id``.
+    A dataset that is not complete is read as far as it goes with ``partial``. Every part must have the size that it was
+    written with; ``verify`` compares all of its bytes first, which takes about a second per gigabyte. Raises
+    ``ResultsError`` for a part that was damaged, and where there is no dataset, or no complete one. Join with
+    ``prompts.parquet`` and ``tokens.parquet`` on ``prompt_id``.
     """
     manifest = dataset_manifest(folder)
     if manifest["status"] != COMPLETE and not partial:
@@ -28,16 +30,21 @@ def read_results(folder: FilePath, *, partial: bool = False) -> pl.LazyFrame:
             "what there is with partial=True"
         )
     form = manifest["settings"]["format"]
-    parts = Folder(Path(folder), form).parts()
+    parts = Folder(Path(folder), form).parts(verify=verify)
     if not parts:
         question = manifest["settings"].get(QUESTION, {})
         columns = EFFECT_COLUMNS if question.get("read") == "output" else IMPACT_COLUMNS
         return pl.LazyFrame(schema={PROMPT_ID: pl.Int64, **{name: TYPES[name] for name in columns}})
     with reading(parts[0]):
         if form == "parquet":
-            return pl.scan_parquet(parts, glob=False, hive_partitioning=False)
-        types = CSV_TYPES | {PROMPT_ID: pl.String if manifest["settings"]["ids"] == IDS[True] else pl.Int64}
-        return refilled(pl.scan_csv(parts, schema_overrides=types, glob=False))
+            lazy = pl.scan_parquet(parts, glob=False, hive_partitioning=False)
+        else:
+            types = CSV_TYPES | {PROMPT_ID: pl.String if manifest["settings"]["ids"] == IDS[True] else pl.Int64}
+            lazy = refilled(pl.scan_csv(parts, schema_overrides=types, glob=False))
+        schema = lazy.collect_schema()
+    if reason := unfit(schema):
+        raise ResultsError(f"{shown(parts[0])}{one_line(reason)}")
+    return lazy
 
 
 def dataset_provenance(folder: FilePath) -> dict[str, Any]:
@@ -45,7 +52,7 @@ def dataset_provenance(folder: FilePath) -> dict[str, Any]:
     manifest = dataset_manifest(folder)
     model, settings = manifest["model"], manifest["settings"]
     receipts = Folder(Path(folder)).receipts().values()
-    prompts = sum(receipt.counts["prompts"] for receipt in receipts)
+    prompts = sum(receipt.counts.get("prompts", 0) for receipt in receipts)
     state = "" if manifest["status"] == COMPLETE else f"; {manifest['status']}"
     return {
         "description": model["name"],
@@ -68,9 +75,11 @@ def prompt_lengths(folder: FilePath) -> pl.DataFrame | None:
     Raises ``ResultsError`` for a file that cannot be read.
     """
     manifest = dataset_manifest(folder)
-    path = Folder(Path(folder), manifest["settings"]["format"]).table("prompts")
-    if not path.is_file():
+    home = Folder(Path(folder), manifest["settings"]["format"])
+    path = home.table("prompts")
+    if manifest["status"] != COMPLETE:
         return None
+    home.whole(path.name, manifest["files"][path.name], True)
     with reading(path):
         if path.suffix == ".parquet":
             lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)

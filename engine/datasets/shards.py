@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from engine.datasets.orders import Receipt
 from engine.inputs.entries import Entry
 
 MOST_PROMPTS = 1024
@@ -24,6 +25,8 @@ class Shard:
     index: int
     entries: tuple[Entry, ...]
     digest: str
+    before: Receipt | None = None
+    """Of a shard whose part of the impact table is there, and whose small tables alone are to be made again."""
 
 
 def cut_shards(entries: Iterable[Entry], *, rows_per_token: int) -> Iterator[Shard]:

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import polars as pl
 
 from engine.datasets.folder import IMPACTS, Folder
-from engine.datasets.frames import Measured, frames
+from engine.datasets.frames import Measured, Read, frames, ids_in
 from engine.datasets.orders import Order as Order
 from engine.datasets.orders import Receipt as Receipt
 from engine.datasets.orders import Stopped
 from engine.datasets.shards import Shard
-from engine.errors import ModelError
+from engine.errors import ImpactError, ModelError
+from engine.inputs.entries import Entry
 from engine.kernels.products import keeping_to
 from engine.model.devices import trim_memory
 from engine.questions.question import ask
@@ -25,6 +27,7 @@ from engine.runs.jobs import Job, Task
 from engine.runs.many import measured
 from engine.runs.measuring import Found, Measuring
 from engine.runs.schedule import Schedule
+from engine.tables.results import reading
 
 WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
     "parquet": lambda frame, path: frame.write_parquet(path, compression="zstd"),
@@ -54,6 +57,7 @@ class Worker:
         """Load the model that the order names. Raises ``ModelError`` and ``DeviceError``."""
         import torch
 
+        from engine.checks.selfcheck import self_check
         from engine.model.fingerprint import fingerprint
         from engine.model.loading import load_view
 
@@ -65,6 +69,8 @@ class Worker:
             raise ModelError(
                 f"{order.model!r} is another model here than where the run began; give every worker the same"
             )
+        if order.check:
+            self_check(decoder, None)
         with keeping_to(order.product), torch.inference_mode():
             if order.packed and not order.stream:
                 decoder.pack()
@@ -79,8 +85,9 @@ class Worker:
         started, halvings = time.perf_counter(), self._schedule.halvings
         prompts = [entry for entry in shard.entries if entry.defect is None]
         with keeping_to(self._order.product):
-            jobs = self._preparing.jobs([e.prompt for e in prompts], [e.prompt_id for e in prompts])
-            found = measured(jobs, schedule=self._schedule, measure=self._pass)
+            found = self._found(prompts, self._ids_in_part(shard))
+        if shard.before is not None and any(isinstance(each, Impact | Effect) for each in found.values()):
+            return self.measure(replace(shard, before=None))  # its part lacks what can be measured now
         of = {entry.row: found[place] for place, entry in enumerate(prompts)}
         outcomes = tuple(_outcome(of.get(entry.row, entry.defect)) for entry in shard.entries)
         return Measured(shard, outcomes, time.perf_counter() - started, self._schedule.halvings - halvings)
@@ -100,10 +107,33 @@ class Worker:
             measured_s=measured.seconds,
             halvings=measured.halvings,
         )
+        if (before := measured.shard.before) is not None:
+            part = {name: facts for name, facts in before.files.items() if name.startswith(IMPACTS)}
+            receipt = replace(before, files={**part, **receipt.files})
         self._folder.put_receipt(run_id, receipt)
         if index % TRIMMED_EVERY == 0:
             trim_memory()
         return receipt
+
+    def _found(self, prompts: Sequence[Entry], known: Container[str]) -> dict[int, Found | Read | ImpactError]:
+        """What each prompt gives, or why it gives nothing, by its place; those ``known`` are read alone."""
+        jobs = self._preparing.jobs([e.prompt for e in prompts], [e.prompt_id for e in prompts])
+        read = {
+            place: Read(job.prompt)
+            for place, job in enumerate(jobs)
+            if isinstance(job, Job) and str(prompts[place].prompt_id) in known
+        }
+        rest = [place for place in range(len(jobs)) if place not in read]
+        found = measured([jobs[place] for place in rest], schedule=self._schedule, measure=self._pass)
+        return {**read, **{place: found[nth] for nth, place in enumerate(rest)}}
+
+    def _ids_in_part(self, shard: Shard) -> set[str]:
+        """The prompts whose numbers need not be measured again."""
+        path = self._folder.piece(IMPACTS, shard.index)
+        if shard.before is None or not path.is_file():
+            return set()
+        with reading(path):
+            return set(ids_in(path))
 
     def _pass(self, jobs: list[Job]) -> list[Found]:
         if self.stop.is_set():
@@ -111,8 +141,8 @@ class Worker:
         return self._measuring.measure(jobs, self._task)
 
 
-def _outcome(found: Any) -> Found | str:
-    return found if isinstance(found, Impact | Effect) else " ".join(str(found).split())
+def _outcome(found: Any) -> Found | Read | str:
+    return found if isinstance(found, Impact | Effect | Read) else " ".join(str(found).split())
 
 
 def _counts(tables: dict[str, pl.DataFrame]) -> dict[str, int]:

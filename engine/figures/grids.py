@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from engine.errors import ResultsError, SelectionError
 from engine.figures.sources import PromptId, Results, Source, rows_of, source_of, text_of
-from engine.tables.columns import CELLS, is_effects
+from engine.tables.columns import CELLS, NOT_FINITE, UNLABELLED, is_effects, unlabelled
 
 IMPACT_METRICS = ("cosine_distance", "l2_distance")
 EFFECT_METRICS = (
@@ -87,10 +87,18 @@ def grid_of(
     source = results if isinstance(results, Source) else source_of(results, provenance=provenance)
     lazy, found = rows_of(source, prompt_id)
     with source.reading():
-        rows, queries = _at_query(lazy.collect(), query)
+        read = lazy.collect()
+    require_labels(read)
+    rows, queries = _at_query(read, query)
     if rows.is_empty():
         raise ResultsError("the table has no rows; measure at least one layer and token")
     return _grid(rows, queries, source, found)
+
+
+def require_labels(rows: pl.DataFrame) -> None:
+    """Raise ``ResultsError`` for rows that do not say which cell they are."""
+    if rows.select(unlabelled(rows.columns).any()).item():
+        raise ResultsError(UNLABELLED)
 
 
 def _at_query(rows: pl.DataFrame, query: int | None) -> tuple[pl.DataFrame, tuple[int, ...]]:
@@ -167,7 +175,10 @@ def _filled(
     column: pl.Series, places: Sequence[Int[np.ndarray, " row"]], shape: tuple[int, ...]
 ) -> Float[np.ndarray, "layer case variant"]:
     """The numbers of a column in their places, NaN elsewhere."""
-    numbers = column.cast(pl.Float64 if column.dtype == pl.Float64 else pl.Float32).to_numpy()
+    column = column.cast(pl.Float64 if column.dtype == pl.Float64 else pl.Float32)
+    if not column.is_finite().all():
+        raise ResultsError(NOT_FINITE)
+    numbers = column.to_numpy()
     found = np.full(shape, np.nan, numbers.dtype)
     found[tuple(places)] = numbers
     return found

@@ -14,6 +14,7 @@ from engine.findings.cells import BATCH_ROWS, DISTANCES, KINDS, cell_batches, va
 from engine.findings.intervals import FEW_PROMPTS, Bootstrap, Kept, Moments
 from engine.findings.sums import rounded
 from engine.findings.units import BYS, POSITION, QUERY, SERIES, By, PromptMeans, Together, finished
+from engine.tables.batches import batches
 from engine.tables.columns import is_effects
 from engine.tables.table import PROMPT_ID
 
@@ -140,7 +141,7 @@ def measures_of(groups: pl.DataFrame) -> dict[str, str]:
 
 
 def _effect_batches(lazy: pl.LazyFrame, labels: Sequence[str]) -> Iterator[pl.DataFrame]:
-    for batch in lazy.select(*labels, *MEASURES).collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
+    for batch in batches(lazy.select(*labels, *MEASURES), rows=BATCH_ROWS):
         yield pl.concat(
             batch.select(
                 *labels, code=pl.lit(0), distance=pl.lit(name), kind=pl.lit(KIND), value=pl.col(name).cast(pl.Float64)

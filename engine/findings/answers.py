@@ -11,6 +11,7 @@ import polars as pl
 from engine.errors import ResultsError
 from engine.findings.cells import BATCH_ROWS
 from engine.findings.sums import Sum, best, leading, moments, pooled, summed
+from engine.tables.batches import batches
 
 MEASURES = {"answer_logprob_change": "change of the answer's log-probability", "kl_divergence": "KL divergence"}
 KIND = "Answer"
@@ -71,7 +72,7 @@ def analyze_answers(
 def _batches(lazy: pl.LazyFrame, labels: Sequence[str]) -> Iterator[pl.DataFrame]:
     """The rows once for each measure, its absolute value as ``value``."""
     columns = lazy.select(*dict.fromkeys([*labels, *SHOWN]))
-    for batch in columns.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
+    for batch in batches(columns, rows=BATCH_ROWS):
         yield pl.concat(
             batch.with_columns(distance=pl.lit(name), kind=pl.lit(KIND), value=pl.col(name).cast(pl.Float64).abs())
             for name in MEASURES

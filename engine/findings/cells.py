@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 import polars as pl
 
 from engine.errors import ResultsError
+from engine.tables.batches import batches
+from engine.tables.columns import VARIANT
 
 KINDS = {
     "Full": "what the layer adds to the residual stream (attention and MLP)",
@@ -42,8 +44,7 @@ def cell_batches(lazy: pl.LazyFrame, labels: Sequence[str]) -> Iterator[pl.DataF
     Raises ``ResultsError`` for rows that lack a label and for an unknown variant.
     """
     columns = lazy.select(*labels, "variant", *DISTANCES)
-    # The one call here that polars may still change; other ways read a text file once for each sum.
-    for batch in columns.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
+    for batch in batches(columns, rows=BATCH_ROWS):
         _require_labels(batch)
         coded = batch.with_columns(coded_variants(batch["variant"]))
         yield pl.concat(coded.select(*labels, "code", "kind", *_distance(name)) for name in DISTANCES)
@@ -96,7 +97,7 @@ def _require_known(names: pl.Series) -> None:
 
 def _code(variant: str) -> int | None:
     """The place of a variant in table order; None for what is none."""
-    match = re.fullmatch(r"(Head|Result)_(0|[1-9][0-9]{0,5})", variant)
-    if match is None:
+    if variant in CODES or not re.fullmatch(VARIANT, variant):
         return CODES.get(variant)
-    return int(match[2]) + (FIRST_HEAD if match[1] == "Head" else FIRST_RESULT)
+    kind, _, head = variant.partition("_")
+    return int(head) + (FIRST_HEAD if kind == "Head" else FIRST_RESULT)

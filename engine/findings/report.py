@@ -72,6 +72,8 @@ def origin_lines(provenance: Mapping[str, Any]) -> list[str]:
             lines.append(f"{title:<8}{plain(form.format_map(provenance), columns=LINE_WIDTH - 8)}")
     if question := _question(provenance):
         lines.append(f"Asked   {plain(question, columns=LINE_WIDTH - 8)}")
+    if provenance.get("checked") is False:
+        lines.append("Check   skipped (--no-check): these numbers were not held against transformers")
     return [*lines, ""] if lines else []
 
 
@@ -168,7 +170,7 @@ def _profile_section(profile: pl.DataFrame, distance: str) -> list[str]:
 
 
 def _number_and_bar(mean: float | None, greatest: float) -> tuple[str, str]:
-    return number(mean), bar(max(mean / greatest, 0) if mean and greatest > 0 else 0)
+    return number(mean), bar(max(mean / greatest, 0.0) if mean and greatest > 0 else 0.0)
 
 
 def _statistics_section(statistics: pl.DataFrame, distance: str) -> list[str]:

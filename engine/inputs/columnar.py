@@ -16,6 +16,8 @@ def parquet_entries(path: str, wanted: Wanted, *, limit: int | None = None) -> I
     """Values keep their types as far as Python has them; spans, times of day and nanoseconds become ISO text."""
     import polars as pl
 
+    from engine.tables.batches import batches
+
     fields = Fields(wanted)
     try:
         lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
@@ -25,8 +27,7 @@ def parquet_entries(path: str, wanted: Wanted, *, limit: int | None = None) -> I
         as_iso = [name for name, kind in schema.items() if _is_finer_than_python(kind)]
         lazy = lazy.with_columns(pl.col(as_iso).dt.to_string())
         lazy = lazy.head(limit) if limit and limit < MOST_SLICED else lazy
-        batches = lazy.collect_batches(chunk_size=ROWS_AT_ONCE, maintain_order=True)
-        rows = (values for batch in batches for values in batch.iter_rows(named=True))
+        rows = (values for batch in batches(lazy, rows=ROWS_AT_ONCE) for values in batch.iter_rows(named=True))
         for row, values in enumerate(rows):
             yield fields.entry(row, values)
     except InputError:

@@ -49,7 +49,7 @@ def _configured(
         raise ModelError(f"the rope type {kind!r} is not supported; {', '.join(FIXED_ROPES + RESCALING_ROPES)} are")
     try:
         if kind in RESCALING_ROPES:
-            return _module_rope(family, _rotary_class(family)(config), config, of_kind, dtype, device)
+            return _module_rope(family, rotary_class(family)(config), config, of_kind, dtype, device)
         if kind == "default":
             frequencies, scaling = _default(family, config, rope)
         else:
@@ -109,7 +109,7 @@ def _fixed_rope(frequencies: Float[Tensor, " pair"], scaling: float, dtype: torc
     return tables
 
 
-def _rotary_class(family: Family) -> Any:
+def rotary_class(family: Family) -> Any:
     """The family's rotary module; importing it takes about a second."""
     modelling = import_module(f"transformers.models.{family.modelling}.modeling_{family.modelling}")
     return getattr(modelling, family.architecture.removesuffix("ForCausalLM") + "RotaryEmbedding")

@@ -20,11 +20,12 @@ _NUMBERS = count()
 
 
 @contextmanager
-def borrowed(model: nn.Module, attend: Callable[..., Any] | None) -> Iterator[None]:
+def borrowed(model: nn.Module, attend: Callable[..., Any] | None, *, plain_experts: bool = False) -> Iterator[None]:
     """While it lasts, the model is in evaluation mode and calls ``attend`` for its attention; None is its own, eager.
 
     The mask function is that of eager attention: without one, transformers makes no mask at all. Gradients are off, but
     not by inference mode: a model may keep a tensor that it makes, and could never again train with one of that mode.
+    ``plain_experts`` are computed one by one: the other kernels know neither float64 nor every width.
     """
     with ExitStack() as undo:
         undo.enter_context(torch.inference_mode(mode=False))
@@ -33,8 +34,8 @@ def borrowed(model: nn.Module, attend: Callable[..., Any] | None) -> Iterator[No
         name = EAGER if attend is None else undo.enter_context(_registered(attend))
         configs = _configs(model)
         undo.enter_context(_named(configs, ATTENTION, name))
-        if any(parameter.dtype == torch.float64 for parameter in model.parameters()):
-            undo.enter_context(_named(configs, EXPERTS, EAGER))  # the other kernels of experts have no float64
+        if plain_experts or any(parameter.dtype == torch.float64 for parameter in model.parameters()):
+            undo.enter_context(_named(configs, EXPERTS, EAGER))
         yield
 
 

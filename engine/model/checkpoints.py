@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import nn
 
-from engine.errors import ModelError
+from engine.errors import ModelError, is_panic
 from engine.kernels.split import splits
 from engine.model.adoption import adopt
 from engine.model.angles import configured_ropes
@@ -29,6 +29,7 @@ from engine.model.devices import (
 )
 from engine.model.families import FAMILIES, Family
 from engine.model.settings import require_settings
+from engine.model.sizes import require_countable
 from engine.model.sources import find_folder, quiet
 from engine.model.streamed import assemble_streamed
 from engine.model.tensors import DTYPES, StoredTensor, stored_tensors
@@ -93,7 +94,7 @@ def load_decoder(
         tokenizer = checkpoint.tokenizer()
     if stream:
         trim_memory()  # a tokenizer of many words leaves 70 MB behind, as much as a layer takes
-    return decoder, tokenizer
+    return replace(decoder, folder=checkpoint.folder), tokenizer
 
 
 def load_model(
@@ -184,7 +185,8 @@ def read_config(source: str, folder: Path) -> dict[str, Any]:
         raw, _ = transformers.PreTrainedConfig.get_config_dict(folder, **LOCAL)
         model_type = raw.get("model_type")
         hash(model_type)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        require_countable(raw)
+    except Exception as error:  # whatever reading it raises, JSON that is nested too deeply included
         raise unreadable("config.json", source, error) from error
     if not raw:
         raise ModelError(f"{source!r} holds no config.json; give the folder of a transformers checkpoint")
@@ -211,14 +213,16 @@ def load_tokenizer(source: str, folder: Path) -> Any:
     """The tokenizer, or None when the folder has none (transformers then makes an empty one up)."""
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
-    except Exception as error:
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         if not any(folder.glob("*tok*")) and not any(folder.glob("vocab*")):
             return None
         raise unreadable("the tokenizer", source, error) from error
     return tokenizer if len(tokenizer) > len(tokenizer.added_tokens_decoder) else None
 
 
-def unreadable(part: str, source: str, error: Exception) -> ModelError:
+def unreadable(part: str, source: str, error: BaseException) -> ModelError:
     """The error for a part of a checkpoint that transformers cannot read."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return ModelError(f"cannot load {part} of {source!r} ({reason[:300]}); check the checkpoint's files")

@@ -7,6 +7,7 @@ channel, ``h`` head, ``kv`` key/value head, ``g`` query head in its kv group, ``
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -45,6 +46,8 @@ class Decoder(View):
     device: torch.device
     rope_by_length: bool = False
     route: Route = "fused"
+    folder: Path | None = None
+    """Where the files lie that it was read from."""
 
     @property
     def vocab_size(self) -> int:

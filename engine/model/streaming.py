@@ -12,6 +12,7 @@ from typing import Generic, TypeVar, overload
 
 from torch import Tensor
 
+from engine.interrupts import wait
 from engine.model.blocks import Blocks, Request, Shelf
 
 Part = TypeVar("Part")
@@ -108,19 +109,21 @@ class _Reading(Generic[Part]):
         self._request = Request()
         self._found: list[Part] = []
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(work,), name="weights", daemon=True)
-        self._thread.start()
+        self._over = threading.Event()
+        threading.Thread(target=self._run, args=(work,), name="weights", daemon=True).start()
 
     def _run(self, work: Callable[[Request], Part]) -> None:
         try:
             self._found.append(work(self._request))
         except BaseException as error:  # whoever waits has to hear of it
             self._error = error
+        finally:
+            self._over.set()
 
     def result(self) -> Part:
         """The part, once; raises what went wrong."""
         self._request.hurry()
-        self._thread.join()
+        wait(self._over)
         if self._error is not None:
             raise self._error
         return self._found.pop()
@@ -128,5 +131,5 @@ class _Reading(Generic[Part]):
     def cancel(self) -> None:
         """Stop, and drop what was read."""
         self._request.drop()
-        self._thread.join()
+        wait(self._over)
         self._found.clear()

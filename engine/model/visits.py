@@ -42,7 +42,7 @@ class Visit:
             by_position = x.ndim > 1 and x.shape[0] == 1 and x.shape[1] == length
             return x.index_select(1, positions) if by_position else x
 
-        return replace(self, args=_mapped(self.args, moved), kwargs=_mapped(self.kwargs, moved))
+        return replace(self, args=mapped(self.args, moved), kwargs=mapped(self.kwargs, moved))
 
 
 def visits(model: Any, layers: Iterable[nn.Module], token_ids: Int[Tensor, " s"]) -> list[Visit]:
@@ -61,11 +61,11 @@ def visits(model: Any, layers: Iterable[nn.Module], token_ids: Int[Tensor, " s"]
     return made
 
 
-def forward(model: Any, token_ids: Int[Tensor, " s"]) -> Any:
+def forward(model: Any, token_ids: Int[Tensor, " s"], *, copies: int = 1) -> Any:
     """The model's own forward of one prompt, without a cache and with as few logits as it offers."""
     names = inspect.signature(model.forward).parameters
     fewer = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
-    return model(input_ids=token_ids[None].clone(), use_cache=False, **fewer)
+    return model(input_ids=token_ids.expand(copies, -1).clone(), use_cache=False, **fewer)
 
 
 def stream_of(output: Any) -> Float[Tensor, "1 s e"]:
@@ -84,12 +84,12 @@ def _without_cache(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: None if name in CACHES else value for name, value in kwargs.items()}
 
 
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """The same with every tensor in tuples, lists and dictionaries changed."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):
-        return {key: _mapped(each, change) for key, each in value.items()}
+        return {key: mapped(each, change) for key, each in value.items()}
     if type(value) in (tuple, list):
-        return type(value)(_mapped(each, change) for each in value)
+        return type(value)(mapped(each, change) for each in value)
     return value

@@ -7,10 +7,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from engine.errors import ResultsError
 from engine.figures.grids import EFFECT, EFFECT_METRICS, IMPACT_METRICS
 from engine.figures.sources import Source
 from engine.pages.packing import packed
-from engine.tables.columns import is_effects
+from engine.tables.columns import NOT_FINITE, UNLABELLED, is_effects, unlabelled
 from engine.tables.table import PROMPT_ID
 
 ALL, FIRST = -2, -1
@@ -44,8 +45,9 @@ def averages(source: Source) -> dict[str, Any]:
 
 def _placed(lazy: pl.LazyFrame, *, effects: bool) -> pl.LazyFrame:
     """The rows with their ``place``; without a column for it, the query is a prompt's last token."""
+    bad = unlabelled(lazy.collect_schema().names())
     variant = pl.lit(EFFECT) if effects else pl.col("variant").cast(pl.String)
-    lazy = lazy.with_columns(variant=variant)
+    lazy = lazy.with_columns(bad=bad, variant=variant)
     if "query_position" not in lazy.collect_schema():
         ends = lazy.group_by(PROMPT_ID).agg(query_position=pl.col("token_position").max())
         lazy = lazy.join(ends.collect(engine="streaming").lazy(), on=PROMPT_ID)
@@ -59,7 +61,12 @@ def _sums(lazy: pl.LazyFrame, metrics: Sequence[str]) -> pl.DataFrame:
     """Sums and counts of each layer, variant and place, with the row in which a variant came first."""
     sums = [pl.col(name).cast(pl.Float64).sum().alias(f"{name}_sum") for name in metrics]
     counts = [pl.col(name).count().alias(f"{name}_count") for name in metrics]
-    found = lazy.group_by("layer", "variant", "place").agg(*sums, *counts).collect(engine="streaming")
+    sizes = (*sums, *counts, pl.col("bad").any())
+    found = lazy.group_by("layer", "variant", "place").agg(*sizes).collect(engine="streaming")
+    if found["bad"].any():
+        raise ResultsError(UNLABELLED)
+    if not found.select(pl.all_horizontal(pl.col(f"{name}_sum").is_finite().all() for name in metrics)).item():
+        raise ResultsError(NOT_FINITE)
     order = {name: _order(name) for name in found["variant"].unique()}
     return found.with_columns(first_row=pl.col("variant").replace_strict(order, return_dtype=pl.Int32))
 

@@ -18,6 +18,7 @@ KNOWN = (
     "prompt",
     "prompts",
     "question",
+    "checked",
     "manifest",
 )
 """Entries of a provenance that have a line of their own; the others follow by their names."""
@@ -36,6 +37,7 @@ def origin_lines(provenance: Mapping[str, Any], *, is_set: bool) -> list[tuple[s
         ("Model", _text(provenance.get("description") or provenance.get("model"))),
         ("Shape", f"{_text(provenance.get('layers'))} layers × {_text(provenance.get('heads'))} heads"),
         ("Numbers", f"{_text(provenance.get('dtype'))} on {_text(provenance.get('device'))}{_route(provenance)}"),
+        *_check(provenance),
         ("Prompts" if is_set else "Prompt", _text(provenance.get("prompt"))),
         ("Question", _question(provenance) or "each layer on its own, hidden from all queries, read in the layer"),
         ("Command", _command(provenance)),
@@ -84,6 +86,14 @@ def _question(provenance: Mapping[str, Any]) -> str:
 
 def _route(provenance: Mapping[str, Any]) -> str:
     return f", {_text(provenance['route'])} route" if provenance.get("route") else ""
+
+
+def _check(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Whether the engine was held against transformers when the model was loaded, where the results tell."""
+    manifest = provenance.get("manifest")
+    checked = provenance.get("checked", manifest.get("checked") if isinstance(manifest, Mapping) else None)
+    said = {True: "the engine agreed with transformers when the model was loaded", False: "skipped (--no-check)"}
+    return [("Self-check", said[checked])] if isinstance(checked, bool) else []
 
 
 def _text(value: Any) -> str:

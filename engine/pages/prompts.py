@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from engine.errors import SelectionError
-from engine.figures.grids import Grid, grid_of
+from engine.figures.grids import Grid, grid_of, require_labels
 from engine.figures.sources import PromptId, Source, prompt_ids_of
 from engine.pages.packing import packed, packed_size, packed_texts
 from engine.tables.table import PROMPT_ID
@@ -50,6 +50,7 @@ def _grids(rows: pl.DataFrame, source: Source, text: str | None) -> list[Grid]:
     origin = dict(source.provenance) if text is None and not source.is_set() else {"prompt": text}
     if "query_position" not in rows.columns:
         return [grid_of(rows, provenance=origin)]
+    require_labels(rows)
     by_query = rows.partition_by("query_position", as_dict=True)
     return [grid_of(by_query[key], provenance=origin) for key in sorted(by_query)]
 

@@ -18,6 +18,7 @@ from engine.errors import ResultsError
 from engine.files import (
     FilePath,
     new_file,
+    one_line,
     require_readable,
     require_stdout,
     require_writable,
@@ -56,7 +57,7 @@ def write_table(table: pl.DataFrame, path: FilePath, *, provenance: Mapping[str,
         with new_file(path) as file:
             write(table, file, metadata)
     except pl.exceptions.PolarsError as error:
-        reason = _printable(str(error))[:200]
+        reason = one_line(str(error))[:200]
         raise ResultsError(
             f"{shown(path)} cannot be written: {reason}; choose another path or free some space on the disk"
         ) from error
@@ -88,7 +89,7 @@ def scan_table(path: FilePath) -> pl.LazyFrame:
     with reading(path):
         schema = _scan(path, {}).collect_schema()
     if reason := unfit(schema):
-        raise ResultsError(f"{shown(path)}{_printable(reason)}")
+        raise ResultsError(f"{shown(path)}{one_line(reason)}")
     lazy = _scan(path, types_of(schema.names()))
     return refilled(lazy) if suffix == ".csv" else lazy
 
@@ -117,7 +118,7 @@ def reading(path: FilePath) -> Iterator[None]:
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeError) as error:
-        reason = _printable(str(error).strip().partition("\n")[0])[:200]
+        reason = one_line(str(error).strip().partition("\n")[0])[:200]
         kind = f"{Path(path).suffix[1:]} file" if Path(path).suffix else "dataset"
         raise ResultsError(f"{shown(path)} cannot be read: {reason}; is it damaged, cut off, or no {kind}?") from error
 
@@ -154,7 +155,3 @@ def _suffix(path: FilePath) -> str:
     if suffix not in WRITERS:
         raise ResultsError(f"{shown(path)} has no suffix of a results file; end the name in .csv, .parquet or .jsonl")
     return suffix
-
-
-def _printable(text: str) -> str:
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

@@ -1,9 +1,10 @@
 """What is read of a prompt beside its token ids, and what a tokenizer says of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import PromptError
+from engine.errors import ModelError, PromptError, is_panic
 from engine.text.chat import Conversation
 
 TEXTS = (str, Conversation)
@@ -49,16 +50,29 @@ def encoded(
     if not texts:
         return [], []
     if not reading.chat and not reading.offsets:
-        return [tuple(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]], [{}] * len(texts)
-    encoding = tokenizer(
+        return [tuple(ids) for ids in _called(tokenizer, texts)["input_ids"]], [{}] * len(texts)
+    encoding = _called(
+        tokenizer,
         [each.written if isinstance(each, Conversation) else each for each in texts],
-        verbose=False,
         add_special_tokens=not reading.chat,
         return_offsets_mapping=tokenizer.is_fast,
     )
     ids = [tuple(each) for each in encoding["input_ids"]]
     offsets = encoding["offset_mapping"] if tokenizer.is_fast else [[_NOWHERE] * len(each) for each in ids]
     return ids, [_notes(*each, reading) for each in zip(texts, offsets, strict=True)]
+
+
+def _called(tokenizer: Any, texts: Sequence[str | Conversation], **more: bool) -> Any:
+    """What the tokenizer makes of texts. Raises ``ModelError`` where it fails: its files are someone's program."""
+    try:
+        return tokenizer(texts, verbose=False, **more)
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_panic(error)) or isinstance(error, MemoryError):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(
+            f"the model's tokenizer fails on a text ({reason}); check tokenizer.json and tokenizer_config.json"
+        ) from error
 
 
 def _notes(text: str | Conversation, offsets: list[tuple[int, int]], reading: Reading) -> dict[str, Any]:

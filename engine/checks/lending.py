@@ -1,0 +1,124 @@
+"""A transformers model that never holds its weights: each layer reads its own when the forward comes to it.
+
+It is built without memory, and knows as many tokens as the probe has. What it reads, it reads from the checkpoint by
+transformers' own names; nothing of what the engine made of the same files is used.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.checks.account import Probing
+from engine.model.checkpoints import Checkpoint, unreadable
+from engine.model.families import ExpertNames
+from engine.model.weights import Weights
+
+
+@dataclass(frozen=True)
+class Lent:
+    """The model, the layers that it was left, and the token ids of the probe in its vocabulary of a few."""
+
+    model: Any
+    layers: Sequence[nn.Module]
+    token_ids: tuple[int, ...]
+
+
+@contextmanager
+def lent(
+    checkpoint: Checkpoint, weights: Weights, probing: Probing, *, dtype: torch.dtype, num_layers: int, num_logits: int
+) -> Iterator[Lent]:
+    """The model of a checkpoint in ``dtype`` with its first layers, which gives the first ``num_logits`` logits.
+
+    ``weights`` say in which dtypes the engine took them, and where the model is to compute.
+    """
+    family, lending = checkpoint.family, _Lending(checkpoint, weights, dtype)
+    model = lending.empty_model()
+    layers = model.get_submodule(family.layers)
+    kept = nn.ModuleList(list(layers)[:num_layers])
+    model.set_submodule(family.layers, kept)
+    lending.fill_ends(model, probing, num_logits)
+    with lending.reading(kept, family.layers):
+        yield Lent(model, list(kept), tuple(range(len(probing.token_ids))))
+
+
+@dataclass(frozen=True)
+class _Lending:
+    checkpoint: Checkpoint
+    weights: Weights
+    dtype: torch.dtype
+
+    def empty_model(self) -> Any:
+        """The model without memory, but for what follows from the config."""
+        import transformers
+
+        family, config = self.checkpoint.family, copy.deepcopy(self.checkpoint.config)
+        try:
+            with torch.device("meta"):
+                model = getattr(transformers, family.architecture)(config).to(self.dtype).eval()
+        except Exception as error:
+            raise unreadable("the model", self.checkpoint.source, error) from error
+        if family.rotary is not None:
+            rotary: Any = model.get_submodule(family.rotary)
+            model.set_submodule(family.rotary, type(rotary)(config=model.config).to(self.weights.device))
+        if family.embedding_buffer is not None:
+            embedding, factor = model.get_submodule(family.embedding), family.embedding_scale(config)
+            setattr(embedding, family.embedding_buffer, torch.tensor(factor, device=self.weights.device))
+        return model
+
+    def fill_ends(self, model: nn.Module, probing: Probing, num_logits: int) -> None:
+        """What is not in a layer: of the vocabulary only the rows that are needed."""
+        family, tensors = self.checkpoint.family, self.weights.tensors
+        inward = tensors[f"{family.embedding}.weight"]
+        outward = tensors.get(f"{family.unembedding}.weight", inward)
+        self._set(model, f"{family.embedding}.weight", inward.rows(probing.token_ids))
+        self._set(model, f"{family.unembedding}.weight", outward.part(0, num_logits).read())
+        for name, parameter in list(model.named_parameters()):
+            if parameter.is_meta and not name.startswith(f"{family.layers}."):
+                self._set(model, name, self.weights[name])
+
+    @contextmanager
+    def reading(self, layers: nn.ModuleList, at: str) -> Iterator[None]:
+        """While it lasts, each layer has its weights from when it runs until the next one does."""
+
+        def fill(layer: nn.Module, _: Any) -> None:
+            if any(parameter.is_meta for parameter in layer.parameters()):
+                layers.to("meta")
+                layer.load_state_dict(self._state(layer, f"{at}.{places[layer]}."), assign=True)
+
+        places = {layer: index for index, layer in enumerate(layers)}
+        hooks = [layer.register_forward_pre_hook(fill) for layer in layers]
+        try:
+            yield
+        finally:
+            layers.to("meta")
+            for hook in hooks:
+                hook.remove()
+
+    def _state(self, layer: nn.Module, at: str) -> Mapping[str, Tensor]:
+        names, experts = (name for name, _ in layer.named_parameters()), self.checkpoint.family.experts
+        found = {name: _stacked(experts, name, at, self.weights, self.checkpoint.config) for name in names}
+        return {name: tensor.to(self.dtype) for name, tensor in found.items()}
+
+    def _set(self, model: nn.Module, name: str, tensor: Tensor) -> None:
+        """In the precision that the engine took, and then in the model's own."""
+        owner, _, attribute = name.rpartition(".")
+        rounded = tensor.to(self.weights.device, self.weights.dtype_of(name) if name in self.weights else self.dtype)
+        setattr(model.get_submodule(owner), attribute, nn.Parameter(rounded.to(self.dtype), requires_grad=False))
+
+
+def _stacked(experts: ExpertNames | None, name: str, at: str, weights: Weights, config: Any) -> Tensor:
+    """A weight of a layer; those of its experts side by side, where the checkpoint holds them one by one."""
+    if at + name in weights or experts is None or experts.parts is None:
+        return weights[at + name]
+    gate, up, down = experts.parts
+    parts = (gate, up) if name == experts.gate_up else (down,)
+    each = (
+        torch.cat([weights[f"{at}{part.format(expert)}.weight"] for part in parts])
+        for expert in range(config.num_local_experts)
+    )
+    return torch.stack(list(each))
