@@ -20,7 +20,7 @@ from engine.kernels.products import keeping_to
 from engine.making import Prompts, Staff, make_dataset
 from engine.model.adoption import Edition
 from engine.model.decoder import Decoder
-from engine.model.devices import free_host_bytes, keep_freed_memory
+from engine.model.devices import free_host_bytes, keep_freed_memory, memory_errors
 from engine.model.fingerprint import fingerprint
 from engine.model.loading import load_view, view_of
 from engine.model.view import Route, View
@@ -313,7 +313,7 @@ class AttentionMasker:
         self._settled = True
         if CACHED_BYTES < self.view.weight_bytes < free_host_bytes():
             gc.collect()
-            with torch.inference_mode():
+            with memory_errors(self.view.device), torch.inference_mode():
                 self.view.pack()
 
 

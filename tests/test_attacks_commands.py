@@ -132,7 +132,7 @@ def command_lines(draw):
 
 
 @given(command_lines())
-@attack("command lines", quick=40, deep=3000)
+@attack("command lines", quick=20, deep=3000)
 def test_any_command_line_is_done_or_refused(elsewhere, words):
     kept = {path.name for path in elsewhere.iterdir()}
     survives(words, elsewhere, allowed=(0, 1, 2) if "verify" in words else (0, 2))

@@ -76,7 +76,7 @@ def edits(draw, names, *, biases=True):
 
 
 @given(edit=edits(list(BY_NAME)), number=st.sampled_from(NOT_FINITE))
-@attack("weights with NaN or infinity", quick=25, deep=250)
+@attack("weights with NaN or infinity", quick=12, deep=250)
 def test_a_weight_that_is_no_number_is_reported_or_matters_nowhere(edit, number):
     case, *where = edit
     model, prompt = build(case), token_ids(case)
@@ -90,7 +90,7 @@ def test_a_weight_that_is_no_number_is_reported_or_matters_nowhere(edit, number)
 
 
 @given(edit=edits([name for name in BY_NAME if name not in ROUTED], biases=False), factor=st.sampled_from(FACTORS))
-@attack("huge and tiny weights", quick=25, deep=250)
+@attack("huge and tiny weights", quick=12, deep=250)
 def test_huge_and_tiny_weights_give_right_numbers_or_an_error(edit, factor):
     """No biases: what a huge one adds to every key or value is all that float32 then knows of them."""
     case, *where = edit

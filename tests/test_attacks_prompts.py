@@ -79,7 +79,7 @@ def outcome(function, *args, **options):
 
 
 @given(st.one_of(TEXTS, SURROGATES).map("".join))
-@attack("prompts: any text", quick=40, deep=4000)
+@attack("prompts: any text", quick=20, deep=4000)
 def test_any_text_is_measured_as_it_stands(masker, place, text):
     impact = outcome(masker.measure, text, layers=[0], next_tokens=3)
     if impact is None:
@@ -122,7 +122,7 @@ ODD = st.one_of(
 
 
 @given(ODD)
-@attack("prompts: what is no text", quick=40, deep=4000)
+@attack("prompts: what is no text", quick=20, deep=4000)
 def test_anything_else_is_token_ids_or_refused(masker, prompt):
     found = outcome(masker.run, prompt, layers=[0])
     if found is not None:
@@ -157,7 +157,7 @@ class Terminal(io.TextIOWrapper):
 
 
 @given(st.lists(st.sampled_from(HARD), min_size=1, max_size=6).map("".join))
-@attack("texts for a terminal", quick=40, deep=2000)
+@attack("texts for a terminal", quick=20, deep=2000)
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "cp1252"])
 def test_no_text_disturbs_a_terminal(monkeypatch, masker, encoding, text):
     from engine.files import show

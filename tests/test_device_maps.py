@@ -102,6 +102,7 @@ def test_a_journey_does_as_well(choices, ends, monkeypatch):
     decoder = tabled("qwen3")
     _, job, task = prepared(decoder, "qwen3", choices)
     found = []
+    monkeypatch.setattr("engine.sweeps.answers._are_far", lambda shifts: True)  # fake tensors have no numbers
     monkeypatch.setattr(Trip, "_effects", lambda self, answers, *_: found.append(answers.kl) or [])
     monkeypatch.setattr("engine.runs.trips.measure_readouts", lambda *a, **k: found.append(MEASURE(*a, **k)[0]) or STOP)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():

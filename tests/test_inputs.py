@@ -572,3 +572,20 @@ def test_memory_stays_flat(tmp_path, suffix):
         assert tracemalloc.get_traced_memory()[1] < 500_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv"])
+@pytest.mark.parametrize("change", ["cut off", "longer"])
+def test_a_file_that_changes_while_it_is_read_is_not_taken_for_whole(tmp_path, suffix, change):
+    """A shorter file would look like the end of the prompts."""
+    path = tmp_path / f"prompts{suffix}"
+    line = {".txt": "a prompt\n", ".jsonl": '{"prompt": "a prompt"}\n', ".csv": "a prompt\n"}[suffix]
+    path.write_text(("prompt\n" if suffix == ".csv" else "") + line * 20_000)
+    entries = iter(open_prompts(path))
+    next(entries)
+    if change == "cut off":
+        os.truncate(path, path.stat().st_size // 2)
+    else:
+        path.write_text(path.read_text() + line)
+    with pytest.raises(InputError, match="changed while it was read"):
+        list(entries)

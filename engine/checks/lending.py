@@ -76,6 +76,7 @@ class _Lending:
         inward = tensors[f"{family.embedding}.weight"]
         outward = tensors.get(f"{family.unembedding}.weight", inward)
         self._set(model, f"{family.embedding}.weight", inward.rows(probing.token_ids))
+        model.get_submodule(family.embedding).padding_idx = None  # type: ignore[assignment]  # it names no row of a few
         self._set(model, f"{family.unembedding}.weight", outward.part(0, num_logits).read())
         for name, parameter in list(model.named_parameters()):
             if parameter.is_meta and not name.startswith(f"{family.layers}."):

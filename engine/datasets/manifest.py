@@ -38,6 +38,7 @@ SHAPE: dict[str, tuple[str, ...]] = {
     "times": (),
 }
 """The objects of a manifest, with the words that others look for in them."""
+TEXTS = ("status", "input")
 
 
 def new_manifest(
@@ -87,7 +88,11 @@ def _require_shape(found: Manifest) -> None:
             raise ValueError(f"its {part!r} is missing or incomplete, so it was changed since it was written")
     settings = found["settings"]
     known = settings["format"] in ("parquet", "csv") and settings["ids"] in IDS
-    if not known or not isinstance(settings.get(QUESTION, {}), dict) or not isinstance(found.get("status"), str):
+    if (
+        not known
+        or not isinstance(settings.get(QUESTION, {}), dict)
+        or not all(isinstance(found.get(word), str) for word in TEXTS)
+    ):
         raise ValueError("its settings are none that a run has, so it was changed since it was written")
 
 

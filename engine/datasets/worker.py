@@ -19,7 +19,7 @@ from engine.datasets.shards import Shard
 from engine.errors import ImpactError, ModelError
 from engine.inputs.entries import Entry
 from engine.kernels.products import keeping_to
-from engine.model.devices import trim_memory
+from engine.model.devices import memory_errors, trim_memory
 from engine.questions.question import ask
 from engine.runs.effect import Effect
 from engine.runs.impact import Impact
@@ -71,7 +71,7 @@ class Worker:
             )
         if order.check:
             self_check(decoder, None)
-        with keeping_to(order.product), torch.inference_mode():
+        with keeping_to(order.product), memory_errors(decoder.device), torch.inference_mode():
             if order.packed and not order.stream:
                 decoder.pack()
         return cls(order, Measuring(decoder, tokenizer))

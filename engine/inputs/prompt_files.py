@@ -104,10 +104,13 @@ class PromptFile:
                 yield from parquet_entries(str(self._path), self._wanted, limit=limit)
                 return
             with nullcontext(_stdin()) if self.name == STDIN else self._path.open("rb") as self._file:
+                before = _edition(self._file) if self._lasting else None
                 try:
                     yield from READERS[self._suffix](self._file, self._wanted)
                 finally:
                     self._done = self.fraction_read() or 0.0
+                if self._lasting and _edition(self._file) != before:
+                    raise InputError(f"{self._wanted.name} was changed while it was read; run the command again")
         except OSError as error:
             raise InputError(
                 f"{self._wanted.name} cannot be read: {error.strerror or error}; check that it is there and readable"
@@ -137,6 +140,12 @@ def _suffix(name: str, wanted: Wanted) -> str:
                 f"{wanted.name} has lines and no columns; leave --{option}-column out, or give JSON lines, CSV, Parquet"
             )
     return suffix
+
+
+def _edition(file: IO[bytes]) -> tuple[int, int]:
+    """What tells an open file from what it becomes: size and time of the last change."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
 def _lasts(path: Path, wanted: Wanted) -> bool:

@@ -20,7 +20,7 @@ def with_unique_ids(entries: Iterable[Entry]) -> Iterator[Entry]:
         repeated = seen.add(numbers)
         for entry, again in zip(chunk, repeated.tolist(), strict=True):
             bad = again and entry.defect is None
-            yield replace(entry, defect=f"the id {entry.prompt_id!r} has come before") if bad else entry
+            yield replace(entry, defect=f"the id {entry.prompt_id!r:.80} has come before") if bad else entry
 
 
 def _number(prompt_id: Id | None) -> int:

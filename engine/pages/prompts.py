@@ -48,7 +48,7 @@ def single_prompts(source: Source, ids: Sequence[PromptId]) -> Iterator[tuple[Pr
 
 def _grids(rows: pl.DataFrame, source: Source, text: str | None) -> list[Grid]:
     origin = dict(source.provenance) if text is None and not source.is_set() else {"prompt": text}
-    if "query_position" not in rows.columns:
+    if "query_position" not in rows.columns or rows.is_empty():
         return [grid_of(rows, provenance=origin)]
     require_labels(rows)
     by_query = rows.partition_by("query_position", as_dict=True)
