@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from attacks import MODE, attack
 from comparing import assert_same
 from hypothesis import given
 from hypothesis import strategies as st
-from naive_questions import naive_answer
+from naive_questions import SIZE, naive_answer
 from random_models import architectures
 from random_questions import questions
 
@@ -36,7 +37,9 @@ the same value, and float32 knows the difference of two such values as well as t
 BOUNDS = {"float64": 1e-8, "float32": 1e-2}
 """What the largest errors have to stay below; scales of 12 and five layers multiply what was rounded."""
 CPU = {"device": "cpu", "dtype": "float32"}
-PLAIN_GENERIC = [case for case in GENERIC_CASES if case.base is BASE and "head_dim" not in case.config]
+FIXED = ("head_dim", "num_key_value_heads")
+PLAIN_GENERIC = [case for case in GENERIC_CASES if case.base is BASE and not set(FIXED) & set(case.config)]
+"""Those whose heads may be of any number."""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 every_family = pytest.mark.parametrize("family", VARIATIONS, ids=lambda family: family[0].replace(" ", "-"))
@@ -118,7 +121,14 @@ def test_any_question_is_answered_as_the_slow_twin_does(family, data):
     except PromptError:
         assert not len(theirs) or theirs["l2_distance"].null_count() == len(theirs)
     else:
-        assert_same(ours, theirs)
+        assert_same(*without_vanished(ours, theirs) if words["intervention"] != "mask" else (ours, theirs))
+
+
+def without_vanished(*tables):
+    """The tables without cosines where next to nothing is left of a vector, whose direction is that of roundings."""
+    size, l2 = tables[1][SIZE], tables[1]["l2_distance"]
+    vanished = ((l2 - size).abs() <= 1e-9 * size).fill_null(False)
+    return [table.with_columns(cosine_distance=pl.when(~vanished).then("cosine_distance")) for table in tables]
 
 
 @pytest.mark.parametrize("case", PLAIN_GENERIC, ids=lambda case: case.name)
@@ -139,4 +149,4 @@ def test_the_generic_route_gives_the_naive_table(case, data):
         naive = naive_distances(model, prompt, layers=case.layers, added=case.added, factor=case.factor)
     assert np.array_equal(np.isnan(ours), np.isnan(naive[..., :2]))
     assert np.nanmax(np.abs(ours[..., 0] - naive[..., 0]) / naive[..., 2], initial=0.0) < 1e-12
-    assert np.nanmax(np.abs(ours[..., 1] - naive[..., 1]), initial=0.0) < 1e-12
+    assert np.nanmax(np.abs(ours[..., 1] - naive[..., 1]), initial=0.0) < 1e-9  # little is left of a head with a sink

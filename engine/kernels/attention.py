@@ -8,7 +8,7 @@ import math
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from einops import rearrange, repeat
+from einops import rearrange, reduce, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -65,16 +65,25 @@ def value_difference(
     values: Float[Tensor, "b kv k d"],
     *,
     hidden: Bool[Tensor, "b 1 v 1 k"],
+    z: Float[Tensor, "b c"],
     means: Float[Tensor, "b kv 1 d"] | None = None,
 ) -> Float[Tensor, "b v c"]:
     """How the head outputs differ when hidden keys keep their weight, and their values become 0 or the ``means``.
 
-    z' - z = Σ_hidden a_k (mean - v_k): value zeroing (Mohebbi et al. 2023, arXiv 2301.12971) without a mean.
+    z' - z = Σ_hidden a_k (mean - v_k): value zeroing (Mohebbi et al. 2023, arXiv 2301.12971) without a mean. Where a
+    head has all its weight on keys whose value is 0 now, that is ``z`` itself to the last digit, and what is left is 0.
     """
     lost = rearrange(pattern, "b kv g k -> b kv 1 g k") * hidden
     change = -values if means is None else means - values
     delta = attended(rearrange(lost, "b kv v g k -> b kv (v g) k"), change)
-    return rearrange(delta, "b kv (v g) d -> b v (kv g d)", v=hidden.shape[2])
+    delta = rearrange(delta, "b kv (v g) d -> b v kv g d", v=hidden.shape[2])
+    if means is None:
+        is_kept = reduce(
+            (rearrange(pattern, "b kv g k -> b kv 1 g k") > 0) & ~hidden, "b kv v g k -> b v kv g 1", "any"
+        )
+        whole = rearrange(z, "b (kv g d) -> b 1 kv g d", kv=delta.shape[2], g=delta.shape[3])
+        delta = torch.where(is_kept, delta, -whole)
+    return rearrange(delta, "b v kv g d -> b v (kv g d)")
 
 
 def hidden_masses(pattern: Float[Tensor, "b kv g k"], chosen: Bool[Tensor, "b 1 v 1 k"]) -> Float[Tensor, "b v h"]:

@@ -39,12 +39,14 @@ def causal_z(
     if q.shape[2] > BLOCKWISE_FROM and cells < BLOCKWISE_CELLS and beats_default(q):
         return blockwise_z(q, k, v, scale=scale, window=window)
     num_positions = q.shape[2]
+    sliding = window is not None and window < num_positions
+    if sliding and num_positions > BLOCKWISE_FROM:
+        return scored_z(q, k, v, scoring=scoring, window=window)  # torch's own takes a mask of all pairs
     grouped = q.shape[1] > k.shape[1]
     if grouped and q.device.type != "cpu":
         # Off the CPU only the kernel that holds all scores in memory takes groups in float32.
         k, v = (repeat(x, "b kv s d -> b (kv g) s d", g=q.shape[1] // k.shape[1]) for x in (k, v))
         grouped = False
-    sliding = window is not None and window < num_positions
     positions = torch.arange(num_positions, device=q.device)
     return F.scaled_dot_product_attention(
         q,
@@ -65,7 +67,9 @@ def scored_z(
     scoring: Scoring,
     window: int | None,
 ) -> Float[Tensor, "b h s d"]:
-    """``causal_z`` under a soft cap or beside sinks, which torch's own kernels do not know."""
+    """``causal_z`` under a soft cap or beside sinks, which torch's own kernels do not know, or in windows of a long
+    prompt: it holds the scores of one block of queries.
+    """
     num_kv, num_positions = k.shape[1], q.shape[2]
     grouped = rearrange(q * scoring.scale, "b (kv g) s d -> b kv g s d", kv=num_kv)
     keys, values = rearrange(k, "b kv k d -> b kv 1 d k"), rearrange(v, "b kv k d -> b kv 1 k d")

@@ -17,6 +17,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+RESOLVED = 8
+"""A vector x + Δ of fewer than so many roundings of x is 0 as far as can be told."""
+
 
 @dataclass(frozen=True, eq=False)
 class Origins:
@@ -107,6 +110,16 @@ class Carried:
 def carried(baseline: Float[Tensor, "r c"], delta: Float[Tensor, "m c"], origins: Origins) -> Carried:
     """Lay ``delta`` behind ``baseline``."""
     return Carried(torch.cat((baseline, delta)), len(baseline), origins)
+
+
+def without_roundings(x: Carried) -> Carried:
+    """Where x + Δ is 0 as far as can be told, Δ becomes -x, in place: a norm would lift what roundings leave of it."""
+    if len(x.origins):
+        origin = x.origins.take(x.baseline)
+        left, size = (torch.linalg.vector_norm(each, dim=-1, keepdim=True) for each in (origin + x.delta, origin))
+        is_gone = left <= RESOLVED * torch.finfo(x.rows.dtype).eps * size
+        x.delta.copy_(torch.where(is_gone, -origin, x.delta))
+    return x
 
 
 def carry_in_chunks(step: Callable[[Carried], Carried], x: Carried, *, max_rows: int) -> Carried:

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from engine.kernels.difference import Carried, carry_in_chunks
+from engine.kernels.difference import Carried, carry_in_chunks, without_roundings
 from engine.kernels.norms import Norm
 from engine.kernels.projection import Projection
 from engine.kernels.rotary import Rotaries, RotaryTables
@@ -131,7 +131,7 @@ class Layer:
         return self._added(self.mlp.carry(_normed(self.mlp_norm, stream)), self.mlp_post_norm)
 
     def _added(self, x: Carried, norm: Norm | None) -> Carried:
-        out = _normed(norm, x)
+        out = x if norm is None else norm.carry(without_roundings(x))
         return out if self.multiplier == 1.0 else out.with_rows(out.rows * self.multiplier)
 
     @property

@@ -11,10 +11,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from engine.kernels.difference import RESOLVED
 from engine.sweeps.readout import Limits, Readout, Site
-
-RESOLVED = 8
-"""A vector m = b + Δ of fewer than so many roundings of b is 0 as far as can be told."""
 
 
 def distances(

@@ -108,10 +108,10 @@ class _Run:
         pattern = handed.pattern(scores)
         masks = self._masks(handed, index)
         values = handed.v[None].expand(len(batch.of), -1, -1, -1)
-        delta = self._variants.of(scores, pattern, values, masks, sink=handed.sink)
+        z = rearrange(attended(pattern, values), "b kv g d -> b (kv g d)")
+        delta = self._variants.of(scores, pattern, values, masks, z=z, sink=handed.sink)
         if self._cut_heads is not None:
             delta = delta * repeat(self._cut_heads[index], "h -> (h d)", d=values.shape[-1])
-        z = rearrange(attended(pattern, values), "b kv g d -> b (kv g d)")
         masses = batch.variants.rows(hidden_masses(pattern, batch.chosen)) if self.probe.masses else None
         return Site(z, delta, self.foreign.heads.num_heads), masses
 

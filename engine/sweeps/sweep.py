@@ -137,7 +137,8 @@ class _Run:
             z = prompts.from_heads(grid)
         if not measured:
             return Carried(z, len(z), self.batch.origins.none()), None
-        delta = self._variants.of(scores, pattern, read_values, masks, sink=sink)
+        at_query = z if final else self.batch.at_query(z)
+        delta = self._variants.of(scores, pattern, read_values, masks, z=at_query, sink=sink)
         if self._cut_heads is not None:
             delta = delta * repeat(self._cut_heads[index], "h -> (h d)", d=self.decoder.heads.head_dim)
         variants = self.batch.variants

@@ -33,11 +33,14 @@ class Variants:
         values: Float[Tensor, "b kv k d"],
         masks: Masks,
         *,
+        z: Float[Tensor, "b c"],
         sink: Float[Tensor, "kv g 1"] | None = None,
     ) -> Float[Tensor, "m c"]:
-        """The variants' differences: one masked softmax for each, or a leave-one-out where single tokens are many."""
+        """The variants' differences from the queries' own ``z``: one masked softmax for each, or a leave-one-out where
+        single tokens are many.
+        """
         if self.probe.intervention != "mask":
-            return self.batch.variants.rows(self._replaced(pattern, values))
+            return self.batch.variants.rows(self._replaced(pattern, values, z))
         if self.batch.variants.width > self.limits.masked_variants and self.batch.single_keys is not None:
             return self.batch.variants.rows(self._left_out(scores, pattern, values, masks, sink))
         at_once = max(1, self.limits.pattern_cells // scores.numel())
@@ -50,13 +53,13 @@ class Variants:
         return self.batch.variants.rows(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
 
     def _replaced(
-        self, pattern: Float[Tensor, "b kv g k"], values: Float[Tensor, "b kv k d"]
+        self, pattern: Float[Tensor, "b kv g k"], values: Float[Tensor, "b kv k d"], z: Float[Tensor, "b c"]
     ) -> Float[Tensor, "b v c"]:
         """The differences when hidden keys keep their share of the pattern and lose their value."""
         means = self._means(values) if self.probe.intervention == "value-mean" else None
         at_once = max(1, self.limits.pattern_cells // pattern.numel())
         parts = [
-            value_difference(pattern, values, hidden=hidden, means=means)
+            value_difference(pattern, values, hidden=hidden, z=z, means=means)
             for hidden in self.batch.hidden.split(at_once, dim=2)
         ]
         return torch.cat(parts, dim=1)
