@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 TALLY: Counter = Counter()
@@ -43,9 +44,14 @@ def attack(kind, *, quick, deep):
 def write_tally(path):
     """Add the cases that ran to what the file holds."""
     path = Path(path)
+    with FileLock(f"{path}.lock"):  # several processes of pytest may end at once
+        path.write_text(json.dumps(_added_to(path), indent=1) + "\n")
+
+
+def _added_to(path):
     there = json.loads(path.read_text()) if path.exists() else {}
     for kind, count in TALLY.items():
         before = there.get(kind, {"cases": 0, "seconds": 0.0})
         seconds = round(before["seconds"] + SECONDS[kind], 1)
         there[kind] = {"cases": before["cases"] + count, "seconds": seconds}
-    path.write_text(json.dumps(there, indent=1) + "\n")
+    return there

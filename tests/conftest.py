@@ -4,11 +4,15 @@ The import hook must come before the engine. Modules that take users' arguments 
 type with an error of their own, which the tests ask for.
 """
 
+import os
 from pathlib import Path
 
 import attacks
 import pytest
 from jaxtyping import install_import_hook
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process for every core: more threads would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ENGINE = Path(__file__).parent.parent / "engine"
 CHECKED = (
