@@ -253,6 +253,8 @@ DAMAGES = {
     "a list": (rewrite_header(lambda text: b"[1, 2]"), "damaged"),
     "no JSON": (rewrite_header(lambda text: b"{" * len(text)), "damaged"),
     "index elsewhere": (rewrite_index({"weight_map": {"a": "../model.safetensors"}}), "index.json.*damaged"),
+    "index of a file without a name": (rewrite_index({"weight_map": {"a": ""}}), "index.json.*damaged"),
+    "index of the folder above": (rewrite_index({"weight_map": {"a": ".."}}), "index.json.*damaged"),
     "index without map": (rewrite_index({}), "index.json.*damaged"),
     "index is a list": (rewrite_index([]), "index.json.*damaged"),
 }

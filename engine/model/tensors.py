@@ -142,7 +142,7 @@ def _shards(index: Path) -> list[Path]:
     """The files that an index names, each once."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if not names or any(Path(name).name != name for name in names):
+        if not names or any(name in ("", "..") or Path(name).name != name for name in names):
             raise ValueError("it names no files of its own folder")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _damaged(index, f"{error}") from error
