@@ -22,7 +22,7 @@ from engine.demo import demo_folder
 from engine.errors import ImpactError, InputError, ModelError, ResultsError
 from engine.inputs.prompt_files import open_prompts
 from engine.inputs.unique import with_unique_ids
-from engine.model.checkpoints import read_config
+from engine.model.configs import read_config
 from engine.model.tensors import read_header
 from engine.questions.indices import parse_indices
 from engine.tables.batches import batches

@@ -1,6 +1,7 @@
 """The generic route from folders, on the command line and in datasets; and what it refuses, by name."""
 
 import json
+import os
 
 import polars as pl
 import pytest
@@ -259,3 +260,26 @@ def test_a_forward_that_fails_is_a_sentence():
     model.model.layers[0].mlp.fc1 = torch.nn.Linear(3, 3)
     with pytest.raises(ImpactError, match="a forward of PhiForCausalLM fails"):
         AttentionMasker(model)
+
+
+def test_weights_are_in_memory_of_their_own(copied):
+    """transformers leaves them in the mapped file: what is written there would change the numbers, in silence."""
+    masker, weights = AttentionMasker.from_pretrained(copied, device="cpu"), copied / "model.safetensors"
+    before = masker.run([1, 2, 3])
+    with weights.open("r+b") as file:
+        file.seek(weights.stat().st_size // 4)
+        file.write(bytes(weights.stat().st_size // 2))
+    assert masker.run([1, 2, 3]).equals(before)
+
+
+def test_weights_that_change_while_they_are_read_are_refused(copied, monkeypatch):
+    weights, from_pretrained = copied / "model.safetensors", transformers.AutoModelForCausalLM.from_pretrained
+
+    def slow(*args, **words):
+        found = from_pretrained(*args, **words)
+        os.utime(weights, (1, 1))
+        return found
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", slow)
+    with pytest.raises(ModelError, match="changed while they were read"):
+        AttentionMasker.from_pretrained(copied, device="cpu")

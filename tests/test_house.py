@@ -31,7 +31,8 @@ ORDER = [
         f"model.{name}"
         for name in ("decoder", "families", "settings", "acts", "parts", "assembly", "angles", "adoption")
     ),
-    *(f"model.{name}" for name in ("devices", "sizes", "sources", "weights", "streamed", "checkpoints")),
+    *(f"model.{name}" for name in ("devices", "sizes", "sources", "configs", "modelling", "weights", "streamed")),
+    "model.checkpoints",
     *(f"model.{name}" for name in ("borrowing", "handover", "visits", "additions", "foreign", "probing", "catalogue")),
     *("model.loading", "model.fingerprint"),
     *(

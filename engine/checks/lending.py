@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.checks.account import Probing
-from engine.model.checkpoints import Checkpoint, unreadable
+from engine.model.checkpoints import Checkpoint
+from engine.model.configs import unreadable
 from engine.model.families import ExpertNames
 from engine.model.weights import Weights
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 
-from engine.errors import ModelError, is_panic
 from engine.kernels.split import splits
 from engine.model.adoption import adopt
 from engine.model.angles import configured_ropes
 from engine.model.assembly import WORKING_DTYPE, assemble, configured_constants
+from engine.model.configs import family_config, load_tokenizer, require_plain
 from engine.model.decoder import Decoder
 from engine.model.devices import (
     keep_freed_memory,
@@ -27,17 +26,12 @@ from engine.model.devices import (
     resolve_dtype,
     trim_memory,
 )
-from engine.model.families import FAMILIES, Family
-from engine.model.settings import require_settings
-from engine.model.sizes import require_countable
+from engine.model.families import Family
+from engine.model.modelling import load_module
 from engine.model.sources import find_folder, quiet
 from engine.model.streamed import assemble_streamed
 from engine.model.tensors import DTYPES, StoredTensor, stored_tensors
 from engine.model.weights import Weights, find_weights
-
-PLAIN = {"attn_implementation": "eager", "experts_implementation": "eager"}
-"""The forms of transformers' layers that know every family's soft caps and sinks, and run in float64."""
-LOCAL = {"trust_remote_code": False, "local_files_only": True}
 
 
 @dataclass(frozen=True)
@@ -106,26 +100,23 @@ def load_model(
     with quiet():
         checkpoint = open_checkpoint(name)
         with memory_errors(place):
-            return _transformers_model(checkpoint, kind).to(place).eval(), checkpoint.tokenizer()
+            return _module(checkpoint, kind).to(place).eval(), checkpoint.tokenizer()
 
 
-def _transformers_model(checkpoint: Checkpoint, dtype: torch.dtype, **more: Any) -> nn.Module:
-    architecture = getattr(transformers, checkpoint.family.architecture)
-    try:
-        return architecture.from_pretrained(
-            checkpoint.folder, dtype=dtype, use_safetensors=True, **PLAIN, **LOCAL, **more
-        )
-    except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError | MemoryError):
-            raise
-        raise unreadable("the model", checkpoint.source, error) from error
+def _module(checkpoint: Checkpoint, dtype: torch.dtype, **more: Any) -> nn.Module:
+    """transformers' own module, in the forms of layers that know every soft cap and sink, and run in float64."""
+    plain = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    model, _ = load_module(
+        checkpoint.family.architecture, checkpoint.folder, checkpoint.source, dtype=dtype, **plain, **more
+    )
+    return model
 
 
 def open_checkpoint(name: str | Path | None, *, folder: Path | None = None) -> Checkpoint:
     """The checkpoint of that name, after every check that needs no weights. Raises ``ModelError``."""
     folder = folder or find_folder(name)
     source = str(folder if name is None else name)
-    family, config = _config(source, folder)
+    family, config = family_config(source, folder)
     require_plain(source, folder)
     return Checkpoint(source, folder, family, config, find_weights(family, config, stored_tensors(folder), source))
 
@@ -153,76 +144,9 @@ def build_mapped(checkpoint: Checkpoint, dtype: torch.dtype, best: torch.device)
     Raises as ``build_decoder``, and for weights that fit onto no device.
     """
     split = splits(best, stored=checkpoint.matrix_dtype, asked=dtype)
-    decoder = adopt(_transformers_model(checkpoint, torch.bfloat16 if split else dtype, device_map="auto"))
+    decoder = adopt(_module(checkpoint, torch.bfloat16 if split else dtype, device_map="auto"))
     if split:
         decoder.split_products()
     if best.type != "cpu":
         decoder.join()
     return replace(decoder, name=checkpoint.source)
-
-
-def _config(source: str, folder: Path) -> tuple[Family, Any]:
-    """The config of a supported family, and that family."""
-    raw = read_config(source, folder)
-    family = FAMILIES.get(raw["model_type"])
-    if family is None:
-        raise ModelError(
-            f"the architecture {raw['model_type']!r} of {source!r} is not supported on the fused path; "
-            f"supported are {', '.join(FAMILIES)}"
-        )
-    refuse_quantised(source, raw)
-    try:
-        config = getattr(transformers, family.config).from_dict(raw)
-    except Exception as error:
-        raise unreadable("config.json", source, error) from error
-    require_settings(family, config)
-    return family, config
-
-
-def read_config(source: str, folder: Path) -> dict[str, Any]:
-    """The words of config.json, a ``model_type`` (or None) among them. Raises ``ModelError``."""
-    try:
-        raw, _ = transformers.PreTrainedConfig.get_config_dict(folder, **LOCAL)
-        model_type = raw.get("model_type")
-        hash(model_type)
-        require_countable(raw)
-    except Exception as error:  # whatever reading it raises, JSON that is nested too deeply included
-        raise unreadable("config.json", source, error) from error
-    if not raw:
-        raise ModelError(f"{source!r} holds no config.json; give the folder of a transformers checkpoint")
-    return {**raw, "model_type": model_type}
-
-
-def refuse_quantised(source: str, raw: Mapping[str, Any]) -> None:
-    """Raise ``ModelError`` where the config says that the weights are quantised."""
-    if raw.get("quantization_config"):
-        raise ModelError(f"{source!r} is quantised, which is not supported; give the unquantised checkpoint")
-
-
-def require_plain(source: str, folder: Path) -> None:
-    """Raise ``ModelError`` for a folder with an adapter, or without weights in safetensors."""
-    if (folder / "adapter_config.json").exists():
-        raise ModelError(f"{source!r} holds an adapter beside the model; merge it into the model first")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{source!r} holds no weights in safetensors; pickled ones (*.bin) are never loaded, convert the checkpoint"
-        )
-
-
-def load_tokenizer(source: str, folder: Path) -> Any:
-    """The tokenizer, or None when the folder has none (transformers then makes an empty one up)."""
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
-    except BaseException as error:
-        if not (isinstance(error, Exception) or is_panic(error)):
-            raise
-        if not any(folder.glob("*tok*")) and not any(folder.glob("vocab*")):
-            return None
-        raise unreadable("the tokenizer", source, error) from error
-    return tokenizer if len(tokenizer) > len(tokenizer.added_tokens_decoder) else None
-
-
-def unreadable(part: str, source: str, error: BaseException) -> ModelError:
-    """The error for a part of a checkpoint that transformers cannot read."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return ModelError(f"cannot load {part} of {source!r} ({reason[:300]}); check the checkpoint's files")

@@ -5,22 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from engine.errors import ModelError
 from engine.model.adoption import adopt, family_of
 from engine.model.catalogue import refusal
-from engine.model.checkpoints import (
-    LOCAL,
-    load_decoder,
-    load_tokenizer,
-    read_config,
-    refuse_quantised,
-    require_plain,
-    unreadable,
-)
+from engine.model.checkpoints import load_decoder
+from engine.model.configs import load_tokenizer, read_config, refuse_quantised, require_plain
 from engine.model.devices import memory_errors, resolve_device, resolve_dtype
 from engine.model.families import FAMILIES
+from engine.model.modelling import load_module
 from engine.model.probing import adopt_foreign
 from engine.model.sources import find_folder, quiet
 from engine.model.view import View
@@ -98,14 +91,7 @@ def _load_model(source: str, folder: Path, raw: Mapping[str, Any], dtype: torch.
         )
     refuse_quantised(source, raw)
     require_plain(source, folder)
-    try:
-        model, told = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **LOCAL
-        )
-    except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError | MemoryError):
-            raise
-        raise unreadable("the model", source, error) from error
+    model, told = load_module("AutoModelForCausalLM", folder, source, dtype=dtype)
     _require_whole(source, told)
     return model
 

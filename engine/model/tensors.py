@@ -105,6 +105,12 @@ def edition_of(stream: BinaryIO) -> Edition:
     return status.st_size, status.st_mtime_ns
 
 
+def editions_of(folder: Path) -> dict[str, Edition]:
+    """The editions of the safetensors files in a folder, by their names."""
+    found = {file.name: file.stat() for file in folder.glob("*.safetensors")}
+    return {name: (status.st_size, status.st_mtime_ns) for name, status in found.items()}
+
+
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Every tensor of a checkpoint, in one file or in the shards that its index names.
 
