@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tiny import CASES, build
 from tokenizers_for_tests import byte_level
 
+from benchmarks.zoo import CASES as ZOO
 from engine import AttentionMasker
 from engine.demo import demo_folder
 from engine.errors import ImpactError, InputError, ModelError, ResultsError
@@ -507,3 +508,11 @@ def test_a_long_list_of_indices_is_shortened_in_its_error():
     with pytest.raises(ImpactError) as caught:
         parse_indices("x" * 10_000, what="--layers")
     assert len(str(caught.value)) < 200
+
+
+def test_a_config_of_millions_of_experts_is_refused(elsewhere):
+    build(next(case for case in ZOO if case.name == "qwen3-moe")).save_pretrained("model")
+    path = Path("model/config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 3_000, "num_experts": 3_000}))
+    with pytest.raises(ModelError, match=r"is incomplete: .* weights are missing"):
+        AttentionMasker.from_pretrained("model", device="cpu")  # their names alone would need for ever

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import ModelError
-from engine.model.families import ExpertNames, Family, Shapes, expert_parts, shapes
+from engine.model.families import Family, Shapes, expert_parts, shapes
 from engine.model.tensors import DTYPES, StoredTensor
 
 BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias)$")
@@ -76,16 +76,14 @@ def _wanted(family: Family, config: Any, named: Mapping[str, StoredTensor]) -> S
     wanted, experts = shapes(family, config), family.experts
     if experts is None or experts.parts is None or any(name.endswith(experts.gate_up) for name in named):
         return wanted
-    for layer in range(config.num_hidden_layers):
-        if family.is_sparse(config, layer):
-            wanted = _apart(wanted, experts, config, f"{family.layers}.{layer}.")
+    for at in [
+        f"{family.layers}.{layer}." for layer in range(config.num_hidden_layers) if family.is_sparse(config, layer)
+    ]:
+        del wanted[at + experts.gate_up], wanted[at + experts.down]
+        wanted |= expert_parts(experts, config, at)
+        if len(wanted) > len(named) + 1:  # some are missing, and that is said without making up millions of names
+            break
     return wanted
-
-
-def _apart(wanted: Shapes, experts: ExpertNames, config: Any, at: str) -> Shapes:
-    stacked = {at + experts.gate_up, at + experts.down}
-    rest = {name: shape for name, shape in wanted.items() if name not in stacked}
-    return rest | expert_parts(experts, config, at)
 
 
 def _named(stored: Mapping[str, StoredTensor], wanted: Shapes, prefix: str) -> dict[str, StoredTensor]:
