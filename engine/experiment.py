@@ -59,6 +59,7 @@ class AttentionMasker:
     ) -> None:
         if tokenizer is not None and not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise ModelError(f"a {type(tokenizer).__name__} is no tokenizer; hand in a transformers one, or None")
+        model = getattr(model, "_orig_mod", model)  # torch.compile wraps the module
         self._measuring = Measuring(model if isinstance(model, View) else view_of(model, route=route), tokenizer)
         self._held, self._asked_route = None if isinstance(model, View) else model, route
         self._edition = None if self._held is None else Edition(self._held)

@@ -87,7 +87,7 @@ def engine_logits(view: View, residual: Float[Tensor, "1 e"], count: int) -> Flo
     """The engine's logits of the first ``count`` tokens, or of all; of a vocabulary in a file no more is read."""
     if isinstance(view, Decoder) and isinstance(view.unembedding.projection, StoredProjection):
         stored = view.unembedding.projection
-        first = Projection((stored.table.rows(torch.arange(count)),), split=stored.split)
+        first = Projection((stored.table.rows(torch.arange(count, device="cpu")),), split=stored.split)
         first.bias = None if stored.bias is None else stored.bias[:count]
         view = replace(view, unembedding=replace(view.unembedding, projection=first))
     return on_host(view.logits(residual)[0, :count])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.checks.account import Probing
+from engine.model.angles import rotary_module
 from engine.model.checkpoints import Checkpoint
 from engine.model.configs import unreadable
 from engine.model.families import ExpertNames
@@ -65,7 +66,7 @@ class _Lending:
             raise unreadable("the model", self.checkpoint.source, error) from error
         if family.rotary is not None:
             rotary: Any = model.get_submodule(family.rotary)
-            model.set_submodule(family.rotary, type(rotary)(config=model.config).to(self.weights.device))
+            model.set_submodule(family.rotary, rotary_module(type(rotary), model.config).to(self.weights.device))
         if family.embedding_buffer is not None:
             embedding, factor = model.get_submodule(family.embedding), family.embedding_scale(config)
             setattr(embedding, family.embedding_buffer, torch.tensor(factor, device=self.weights.device))

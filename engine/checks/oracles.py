@@ -14,7 +14,7 @@ from engine.checks.record import read_record
 from engine.checks.witness import Stream, Taps, witness
 from engine.demo import demo_folder
 from engine.model.adoption import family_of
-from engine.model.angles import module_ropes, rotary_class
+from engine.model.angles import module_ropes, rotary_class, rotary_module
 from engine.model.borrowing import borrowed
 from engine.model.checkpoints import Checkpoint, open_checkpoint
 from engine.model.decoder import Decoder, Rope
@@ -92,7 +92,7 @@ class Stored:
 
     def ropes(self) -> Mapping[str, Rope]:
         family, config = self.checkpoint.family, self.checkpoint.config
-        module = None if family.rotary is None else rotary_class(family)(config).to(self.weights.device)
+        module = None if family.rotary is None else rotary_module(rotary_class(family), config).to(self.weights.device)
         return module_ropes(family, module, config, torch.float32, self.weights.device)
 
 

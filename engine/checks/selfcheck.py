@@ -7,6 +7,7 @@ engine's own patterns the hidden token's weight has to be exactly 0.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import torch
 from torch import nn
@@ -21,6 +22,8 @@ from engine.model.devices import memory_errors, trim_memory
 from engine.model.sources import quiet
 from engine.model.view import View
 
+ONE_AT_A_TIME = Lock()
+"""Two threads may check the same module, and each would see the other's hooks."""
 FAR = 1 << 13
 """Positions over which rotary tables are compared."""
 
@@ -44,7 +47,7 @@ def self_check(view: View, model: nn.Module | None) -> bool:
     oracle = oracle_of(view, model, probing)
     if oracle is None:
         return False
-    with memory_errors(view.device), exact_products(view.device), quiet(), torch.no_grad():
+    with ONE_AT_A_TIME, memory_errors(view.device), exact_products(view.device), quiet(), torch.no_grad():
         found = _finding(view, oracle, probing)
     _tidy(view)
     if found is not None:

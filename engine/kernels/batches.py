@@ -103,7 +103,7 @@ class Batch:
 
     @cached_property
     def _of_rows(self) -> Int[Tensor, " b"]:
-        return torch.tensor(self.of).to(self.prompts.device, non_blocking=True)
+        return torch.tensor(self.of, device="cpu").to(self.prompts.device, non_blocking=True)
 
     @cached_property
     def only_query(self) -> int | None:

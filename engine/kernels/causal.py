@@ -107,7 +107,7 @@ def blockwise_z(
     for start in range(0, num_positions, BLOCK):
         stop = start + BLOCK
         first = 0 if window is None else max(0, start - window + 1) // BLOCK * BLOCK
-        hidden = ~visible_keys(torch.arange(start, stop), stop, window)[:, first:]
+        hidden = ~visible_keys(torch.arange(start, stop, device=q.device), stop, window)[:, first:]
         partly = slice(0 if window is not None else start - first, None)
         hidden = hidden[:, partly].contiguous()
         for head, (rows, all_keys) in enumerate(zip(grouped, keys, strict=True)):

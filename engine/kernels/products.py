@@ -119,9 +119,9 @@ def _onednn_works() -> bool:
 
 
 def _probe() -> tuple[Float[Tensor, "n c"], Float[Tensor, "o c"]]:
-    random = torch.Generator().manual_seed(0)
-    rows = torch.randn(PROBE_ROWS, PROBE_CHANNELS, generator=random)
-    return rows, torch.randn(PROBE_CHANNELS, PROBE_CHANNELS, generator=random)
+    random = torch.Generator("cpu").manual_seed(0)
+    rows = torch.randn(PROBE_ROWS, PROBE_CHANNELS, generator=random, device="cpu")
+    return rows, torch.randn(PROBE_CHANNELS, PROBE_CHANNELS, generator=random, device="cpu")
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def family_of(model: Any) -> Family:
     """The family of a transformers model, by its class. Raises ``ModelError`` for every other class."""
     if not isinstance(model, nn.Module):
         raise ModelError(
-            f"AttentionMasker takes a loaded transformers model, not {model!r}; "
+            f"AttentionMasker takes a loaded transformers model, not a {type(model).__name__}; "
             "AttentionMasker.from_pretrained takes a folder or a hub id"
         )
     kind = type(model)
@@ -117,7 +117,7 @@ def _refuse_other_modules(family: Family, layer: nn.Module, config: Any, index: 
         _require_linear(layer, name, transposed=family.transposed)
     if family.activation is None:
         return
-    probe, named = torch.linspace(-4, 4, 17), getattr(config, family.act)
+    probe, named = torch.linspace(-4, 4, 17, device="cpu"), getattr(config, family.act)
     expected = activation(named).value(probe)
     path = family.activation.replace("mlp.", "mlp.experts.") if sparse else family.activation
     try:

@@ -48,12 +48,13 @@ def _configured(
     if kind not in (*FIXED_ROPES, *RESCALING_ROPES):
         raise ModelError(f"the rope type {kind!r} is not supported; {', '.join(FIXED_ROPES + RESCALING_ROPES)} are")
     try:
-        if kind in RESCALING_ROPES:
-            return _module_rope(family, rotary_class(family)(config), config, of_kind, dtype, device)
-        if kind == "default":
-            frequencies, scaling = _default(family, config, rope)
-        else:
-            frequencies, scaling = ROPE_INIT_FUNCTIONS[kind](config, **of_kind)
+        with torch.device("cpu"):  # what transformers makes lies on the default device, whatever that is
+            if kind in RESCALING_ROPES:
+                return _module_rope(family, rotary_module(rotary_class(family), config), config, of_kind, dtype, device)
+            if kind == "default":
+                frequencies, scaling = _default(family, config, rope)
+            else:
+                frequencies, scaling = ROPE_INIT_FUNCTIONS[kind](config, **of_kind)
     except (KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ModelError(f"the {kind} rope of the config.json cannot be computed ({reason}); check it") from error
@@ -71,7 +72,7 @@ def _module_rope(
     length, so the model stays as it was and a prompt's tables do not depend on the prompts before it.
     """
     rescaling = any(rope.get("rope_type") in RESCALING_ROPES for rope in family.ropes(config).values())
-    pristine: Any = type(module)(config).to(device) if rescaling else copy.deepcopy(module)
+    pristine: Any = rotary_module(type(module), config).to(device) if rescaling else copy.deepcopy(module)
 
     @lru_cache(maxsize=8)
     def tables(num_positions: int) -> tuple[Float[Tensor, "s d"], Float[Tensor, "s d"]]:
@@ -92,7 +93,7 @@ def _default(family: Family, config: Any, rope: dict[str, Any]) -> tuple[Float[T
     """Frequencies theta^(-2i/d) (Su et al. 2021, arXiv 2104.09864), in the order of operations of transformers."""
     part = rope.get("partial_rotary_factor", 1.0) if family.partial_rope else 1.0
     dim = int(head_dim(config) * part)
-    exponents = torch.arange(0, dim, 2, dtype=torch.float) / dim
+    exponents = torch.arange(0, dim, 2, dtype=torch.float, device="cpu") / dim
     return 1.0 / (rope["rope_theta"] ** exponents), 1.0
 
 
@@ -107,6 +108,12 @@ def _fixed_rope(frequencies: Float[Tensor, " pair"], scaling: float, dtype: torc
         return (both.cos() * scaling).to(dtype), (both.sin() * scaling).to(dtype)
 
     return tables
+
+
+def rotary_module(kind: Any, config: Any) -> Any:
+    """A rotary module of that class in the machine's memory, whatever the default device is."""
+    with torch.device("cpu"):
+        return kind(config)
 
 
 def rotary_class(family: Family) -> Any:

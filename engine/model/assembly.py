@@ -46,7 +46,7 @@ def configured_constants(family: Family, config: Any, dtype: torch.dtype) -> Con
     scales = [family.scale_of(config, layer) for layer in range(config.num_hidden_layers)]
     factor = family.embedding_scale(config)
     if family.embedding_buffer is not None:
-        factor = torch.tensor(factor, dtype=dtype).item()
+        factor = torch.tensor(factor, dtype=dtype, device="cpu").item()
     return Constants(head_dim(config), scales, lambda name: getattr(config, family.eps), factor)
 
 

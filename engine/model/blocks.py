@@ -132,7 +132,7 @@ class DeviceBlocks:
     def filled(self, shelf: Shelf, request: Request) -> dict[str, Tensor]:
         """As ``HostBlocks`` does it."""
         if self._staging is None:
-            self._staging = torch.empty(self._num_bytes, dtype=torch.uint8, pin_memory=self._on_cuda)
+            self._staging = torch.empty(self._num_bytes, dtype=torch.uint8, device="cpu", pin_memory=self._on_cuda)
         here = shelf.views(self._staging)
         there = shelf.views(torch.empty(shelf.num_bytes, dtype=torch.uint8, device=self._device))
         try:

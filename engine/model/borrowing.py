@@ -1,6 +1,7 @@
 """A transformers model lends its forward: it computes with an attention function of ours, and is afterwards as it was.
 
-What changes meanwhile: two registered names, one word in its configurations, and the training flags of its modules.
+What changes meanwhile: two registered names, up to three words in its
+configurations, and the training flags of its modules.
 Not for two threads at once over the same model: both would change the same word.
 """
 
@@ -34,6 +35,7 @@ def borrowed(model: nn.Module, attend: Callable[..., Any] | None, *, plain_exper
         name = EAGER if attend is None else undo.enter_context(_registered(attend))
         configs = _configs(model)
         undo.enter_context(_named(configs, ATTENTION, name))
+        undo.enter_context(_named(configs, "return_dict", True))  # without it a model of today does not run at all
         if plain_experts or any(parameter.dtype == torch.float64 for parameter in model.parameters()):
             undo.enter_context(_named(configs, EXPERTS, EAGER))
         yield
@@ -56,7 +58,7 @@ def _registered(attend: Callable[..., Any]) -> Iterator[str]:
 
 
 @contextmanager
-def _named(configs: list[Any], what: str, name: str) -> Iterator[None]:
+def _named(configs: list[Any], what: str, name: str | bool) -> Iterator[None]:
     before = [getattr(config, what, None) for config in configs]
     try:
         for config in configs:

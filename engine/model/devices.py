@@ -120,4 +120,4 @@ def keep_freed_memory() -> None:
     it keeps blocks up to that size. One block of the largest size that it learns from, which is never touched and so
     never takes memory, makes a first run of 128 tokens almost twice as fast.
     """
-    torch.empty(LARGEST_KEPT_BYTES, dtype=torch.uint8)
+    torch.empty(LARGEST_KEPT_BYTES, dtype=torch.uint8, device="cpu")

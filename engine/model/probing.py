@@ -44,7 +44,7 @@ def refuse(model: Any) -> None:
     name = type(model).__name__
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
-            f"AttentionMasker takes a loaded transformers model, not {model!r:.200}; "
+            f"AttentionMasker takes a loaded transformers model, not a {type(model).__name__}; "
             "AttentionMasker.from_pretrained takes a folder or a hub id"
         )
     if type(model).__module__.startswith("transformers_modules"):

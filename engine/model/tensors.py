@@ -42,13 +42,13 @@ class StoredTensor:
 
     def read(self) -> Tensor:
         """The tensor in memory of its own. Raises ``ModelError`` when the file is gone, or is not what it was."""
-        data = torch.empty(self.shape, dtype=DTYPES[self.dtype])
+        data = torch.empty(self.shape, dtype=DTYPES[self.dtype], device="cpu")
         self.fill(data)
         return data
 
     def rows(self, ids: Sequence[int]) -> Tensor:
         """Some rows of the first axis, and nothing else of it. Raises as ``read``."""
-        found = torch.empty((len(ids), *self.shape[1:]), dtype=DTYPES[self.dtype])
+        found = torch.empty((len(ids), *self.shape[1:]), dtype=DTYPES[self.dtype], device="cpu")
         row_bytes = self.num_bytes // max(1, self.shape[0])
         with self._opened() as stream:
             for row, place in zip(found, ids, strict=True):
@@ -70,7 +70,7 @@ class StoredTensor:
         dtype, cells = DTYPES[self.dtype], target.reshape(-1)
         plain = dtype == cells.dtype
         step = (READ_BYTES if plain else CAST_BYTES) // dtype.itemsize
-        scratch = cells[:0] if plain else torch.empty(min(step, len(cells)), dtype=dtype)
+        scratch = cells[:0] if plain else torch.empty(min(step, len(cells)), dtype=dtype, device="cpu")
         with self._opened() as stream:
             stream.seek(self.start)
             for part in cells.split(step) if len(cells) else ():

@@ -50,7 +50,7 @@ class Trip:
             heads = question.heads.grid(len(self._decoder.layers), self._decoder.heads.num_heads)
         return Journey(
             self._decoder,
-            torch.tensor(ids).to(self._decoder.device, non_blocking=True),
+            torch.tensor(ids, device="cpu").to(self._decoder.device, non_blocking=True),
             bundled(first.itinerary.forks),
             question.intervention,
             heads,
@@ -94,7 +94,7 @@ class Trip:
         start = reads.positions[0]
         answer = self._first.answer
         one = [answer[position - start if num_answer > 1 else 0] if answer else -1 for position in reads.positions]
-        return torch.tensor(one * len(self._jobs)).to(self._decoder.device, non_blocking=True)
+        return torch.tensor(one * len(self._jobs), device="cpu").to(self._decoder.device, non_blocking=True)
 
     def _leaving(self) -> Carried:
         """The stream that leaves the last layer; nothing else of a layer is kept while the next is computed."""

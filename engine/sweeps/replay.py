@@ -41,7 +41,7 @@ class _Recorded:
 
     def __call__(self, prompts: Prompts) -> Float[np.ndarray, "l m site metric"]:
         """The distances of other prompts of the same shape."""
-        self.token_ids.copy_(torch.tensor(list(chain.from_iterable(prompts))))
+        self.token_ids.copy_(torch.tensor(list(chain.from_iterable(prompts)), device="cpu"))
         return self.recording().cpu().numpy()
 
 

@@ -70,7 +70,7 @@ class Variants:
 
     @cached_property
     def _lengths(self) -> Int[Tensor, " b"]:
-        lengths = torch.tensor([self.batch.prompts.lengths[prompt] for prompt in self.batch.of])
+        lengths = torch.tensor([self.batch.prompts.lengths[prompt] for prompt in self.batch.of], device="cpu")
         return lengths.to(self.batch.prompts.device, non_blocking=True)
 
     def _left_out(
