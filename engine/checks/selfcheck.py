@@ -17,7 +17,7 @@ from engine.checks.oracles import Oracle, oracle_of
 from engine.errors import CheckError
 from engine.kernels.products import exact_products
 from engine.model.decoder import Decoder
-from engine.model.devices import memory_errors, trim_memory
+from engine.model.devices import host_by_default, memory_errors, trim_memory
 from engine.model.sources import quiet
 from engine.model.view import View
 
@@ -44,7 +44,7 @@ def self_check(view: View, model: nn.Module | None) -> bool:
     oracle = oracle_of(view, model, probing)
     if oracle is None:
         return False
-    with memory_errors(view.device), exact_products(view.device), quiet(), torch.no_grad():
+    with memory_errors(view.device), host_by_default(), exact_products(view.device), quiet(), torch.no_grad():
         found = _finding(view, oracle, probing)
     _tidy(view)
     if found is not None:

@@ -77,7 +77,7 @@ def family_of(model: Any) -> Family:
     """The family of a transformers model, by its class. Raises ``ModelError`` for every other class."""
     if not isinstance(model, nn.Module):
         raise ModelError(
-            f"AttentionMasker takes a loaded transformers model, not {model!r}; "
+            f"AttentionMasker takes a loaded transformers model, not {model!r:.80}; "
             "AttentionMasker.from_pretrained takes a folder or a hub id"
         )
     kind = type(model)
