@@ -1,11 +1,8 @@
 """Right models are let pass whatever the process around them does, and are afterwards as they were."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 import torch
 
-from benchmarks.generic_cases import GENERIC_CASES, build_generic
 from benchmarks.zoo import CASES, build
 from engine import AttentionMasker
 from engine.errors import ModelError
@@ -32,17 +29,6 @@ def plainly():
     torch.set_default_dtype(torch.float32)
 
 
-@every_kind
-def test_default_devices_and_dtypes_change_nothing(kind, plainly):
-    model = build(BY_NAME[kind])
-    expected = table(model)
-    torch.set_default_dtype(torch.float64)
-    assert table(model).equals(expected)
-    torch.set_default_device("meta")
-    torch.set_default_dtype(torch.bfloat16)
-    assert table(model).equals(expected)
-
-
 @pytest.mark.parametrize("model", [None, "folder"])
 def test_another_default_device_changes_nothing_of_files(model, plainly, tmp_path):
     build(BY_NAME["qwen3-yarn"]).save_pretrained(tmp_path)
@@ -56,57 +42,12 @@ def test_another_default_device_changes_nothing_of_files(model, plainly, tmp_pat
 
 
 @every_kind
-@pytest.mark.parametrize("around", [torch.inference_mode, torch.enable_grad, lambda: torch.autocast("cpu")])
-def test_modes_around_it_change_nothing(kind, around):
-    model = build(BY_NAME[kind])
-    expected = table(model)
-    with around():
-        assert table(model).equals(expected)
-
-
-@pytest.mark.parametrize("setting", ["output_attentions", "output_hidden_states", "use_cache", "return_dict"])
-@pytest.mark.parametrize("value", [True, False])
-@pytest.mark.parametrize("route", ["fused", "generic"])
-def test_settings_of_outputs_change_nothing(setting, value, route):
-    model = build(BY_NAME["qwen3"])
-    expected = table(model, route=route)
-    setattr(model.config, setting, value)
-    assert table(model, route=route).equals(expected)
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-@every_kind
-def test_a_model_that_trains_is_left_as_it_was(kind):
-    model = build(BY_NAME[kind]).train()
-    model.gradient_checkpointing_enable()
-    for module in model.modules():
-        module.register_forward_hook(lambda *_: None)
-    hooks = [list(module._forward_hooks) for module in model.modules()]
-    expected, attention, state = table(build(BY_NAME[kind])), model.config._attn_implementation, torch.get_rng_state()
-    assert table(model).equals(expected)
-    assert all(module.training for module in model.modules())
-    assert [list(module._forward_hooks) for module in model.modules()] == hooks
-    assert model.is_gradient_checkpointing
-    assert model.config._attn_implementation == attention
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
-
-
-@every_kind
 @pytest.mark.parametrize("size", [1e2, 1e4, 1e6])
 def test_a_channel_that_dwarfs_all_others_passes(kind, size):
     """Trained models have such channels."""
     model = build(BY_NAME[kind])
     model.get_input_embeddings().weight.data[:, 3] = size
     table(model)
-
-
-@every_kind
-def test_the_same_module_in_several_threads(kind):
-    model = build(BY_NAME[kind])
-    expected = table(model)
-    with ThreadPoolExecutor(4) as threads:
-        assert all(each.equals(expected) for each in threads.map(lambda _: table(model), range(8)))
 
 
 def test_a_compiled_module_is_the_module():
@@ -127,11 +68,3 @@ def test_what_is_no_model_is_refused_in_a_line(thing, route):
 def test_sixty_layers_pass():
     case = BY_NAME["llama-biases"]
     table(build(type(case)(**{**vars(case), "config": case.config | {"num_hidden_layers": 60}})))
-
-
-def test_foreign_models_meet_the_same(plainly):
-    model = build_generic(next(case for case in GENERIC_CASES if case.name == "phi"))
-    expected = table(model)
-    torch.set_default_device("meta")
-    model.config.return_dict = False
-    assert table(model.train()).equals(expected)

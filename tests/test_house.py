@@ -12,7 +12,7 @@ import pytest
 
 ENGINE = Path(__file__).parent.parent / "engine"
 ORDER = [
-    *("errors", "files", "interrupts", "tables.table", "tables.effects", "tables.columns", "tables.batches"),
+    *("errors", "files", "sharing", "interrupts", "tables.table", "tables.effects", "tables.columns", "tables.batches"),
     "tables.results",
     *(f"questions.{name}" for name in ("indices", "words", "heads", "question", "saying")),
     *(f"findings.{name}" for name in ("cells", "sums", "quantiles", "analysis", "answers", "terminal", "report")),

@@ -7,7 +7,6 @@ engine's own patterns the hidden token's weight has to be exactly 0.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from threading import Lock
 
 import torch
 from torch import nn
@@ -18,12 +17,10 @@ from engine.checks.oracles import Oracle, oracle_of
 from engine.errors import CheckError
 from engine.kernels.products import exact_products
 from engine.model.decoder import Decoder
-from engine.model.devices import memory_errors, trim_memory
+from engine.model.devices import host_by_default, memory_errors, trim_memory
 from engine.model.sources import quiet
 from engine.model.view import View
 
-ONE_AT_A_TIME = Lock()
-"""Two threads may check the same module, and each would see the other's hooks."""
 FAR = 1 << 13
 """Positions over which rotary tables are compared."""
 
@@ -47,7 +44,7 @@ def self_check(view: View, model: nn.Module | None) -> bool:
     oracle = oracle_of(view, model, probing)
     if oracle is None:
         return False
-    with ONE_AT_A_TIME, memory_errors(view.device), exact_products(view.device), quiet(), torch.no_grad():
+    with memory_errors(view.device), host_by_default(), exact_products(view.device), quiet(), torch.no_grad():
         found = _finding(view, oracle, probing)
     _tidy(view)
     if found is not None:

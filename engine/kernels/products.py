@@ -19,6 +19,8 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor
 
+from engine.sharing import Shared
+
 Product = Callable[[Tensor, Tensor], Tensor]
 PROBE_ROWS, PROBE_CHANNELS = 16, 256
 X86 = ("x86_64", "amd64")
@@ -129,6 +131,12 @@ def exact_products(device: torch.device) -> Iterator[None]:
     """Keep products in the dtype of their factors, and sums in float32: no autocast, no TF32 or bfloat16 inside
     float32, and no partial sums rounded to bfloat16.
     """
+    with _exact_backends(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+@contextmanager
+def _made_exact() -> Iterator[None]:
     backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cuda)
     rounds_sums = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
     changed = [(b, b.matmul.fp32_precision) for b in backends if b.matmul.fp32_precision not in ("none", "ieee")]
@@ -137,11 +145,13 @@ def exact_products(device: torch.device) -> Iterator[None]:
     if rounds_sums:
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     try:
-        with torch.autocast(device.type, enabled=False):
-            yield
+        yield
     finally:
         if rounds_sums:
             torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = True
         for backend, precision in changed:
             inherited = getattr(backend, "fp32_precision", None) == precision
             backend.matmul.fp32_precision = "none" if inherited else precision
+
+
+_exact_backends = Shared(_made_exact)

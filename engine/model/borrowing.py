@@ -1,23 +1,33 @@
 """A transformers model lends its forward: it computes with an attention function of ours, and is afterwards as it was.
 
-What changes meanwhile: two registered names, up to three words in its
-configurations, and the training flags of its modules.
-Not for two threads at once over the same model: both would change the same word.
+What changes meanwhile: two registered names, a few words in its configurations, and the training flags of its modules.
+Of several threads over the same model one borrows it at a time: all would change the same words.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import count
+from sys import modules
+from threading import RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+
+from engine.sharing import Shared
 
 EAGER = "eager"
 ATTENTION, EXPERTS = "_attn_implementation_internal", "_experts_implementation_internal"
 """Where a configuration keeps the names of its attention and of its experts; what their setters do besides, they do to
 sub-configurations, which are visited here one by one."""
+WANTED = {"_output_attentions": False, "output_hidden_states": False, "return_dict": True}
+"""What a configuration may ask a forward to give: no more than the stream and logits, by name. For patterns and streams
+transformers would leave hooks on the modules for good."""
 _NUMBERS = count()
+_TURNS: WeakKeyDictionary[nn.Module, AbstractContextManager[Any]] = WeakKeyDictionary()
+_TURNS_TURN = RLock()
+_uncompiled = Shared(lambda: torch.compiler.set_stance("force_eager"))
 
 
 @contextmanager
@@ -26,19 +36,30 @@ def borrowed(model: nn.Module, attend: Callable[..., Any] | None, *, plain_exper
 
     The mask function is that of eager attention: without one, transformers makes no mask at all. Gradients are off, but
     not by inference mode: a model may keep a tensor that it makes, and could never again train with one of that mode.
-    ``plain_experts`` are computed one by one: the other kernels know neither float64 nor every width.
+    ``plain_experts`` are computed one by one: the other kernels know neither float64 nor every width. What of it was
+    compiled runs as it was written: compiling takes minutes, and knows nothing of what changes here.
     """
     with ExitStack() as undo:
+        undo.enter_context(_turn(model))
+        if "torch._dynamo" in modules:  # else nothing is compiled
+            undo.enter_context(_uncompiled())
         undo.enter_context(torch.inference_mode(mode=False))
         undo.enter_context(torch.no_grad())
         undo.enter_context(_evaluating(model))
         name = EAGER if attend is None else undo.enter_context(_registered(attend))
         configs = _configs(model)
         undo.enter_context(_named(configs, ATTENTION, name))
-        undo.enter_context(_named(configs, "return_dict", True))  # without it a model of today does not run at all
+        for what, value in WANTED.items():
+            undo.enter_context(_named(configs, what, value))
         if plain_experts or any(parameter.dtype == torch.float64 for parameter in model.parameters()):
             undo.enter_context(_named(configs, EXPERTS, EAGER))
         yield
+
+
+def _turn(model: nn.Module) -> AbstractContextManager[Any]:
+    """What a thread holds while it borrows the model; it may borrow it again."""
+    with _TURNS_TURN:
+        return _TURNS.setdefault(model, RLock())
 
 
 @contextmanager
@@ -58,15 +79,15 @@ def _registered(attend: Callable[..., Any]) -> Iterator[str]:
 
 
 @contextmanager
-def _named(configs: list[Any], what: str, name: str | bool) -> Iterator[None]:
-    before = [getattr(config, what, None) for config in configs]
+def _named(configs: list[Any], what: str, value: str | bool) -> Iterator[None]:
+    before = [(config, getattr(config, what)) for config in configs if hasattr(config, what)]
     try:
-        for config in configs:
-            setattr(config, what, name)
+        for config, _ in before:
+            setattr(config, what, value)
         yield
     finally:
-        for config, implementation in zip(configs, before, strict=True):
-            setattr(config, what, implementation)
+        for config, own in before:
+            setattr(config, what, own)
 
 
 @contextmanager

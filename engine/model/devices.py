@@ -99,6 +99,16 @@ def memory_errors(device: torch.device) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def host_by_default() -> Iterator[None]:
+    """Tensors that are made without a device are in the machine's memory, whatever default device the caller set."""
+    if torch.get_default_device().type == "cpu":
+        yield
+        return
+    with torch.device("cpu"):
+        yield
+
+
 def release_memory() -> None:
     """Give the memory of what nobody refers to any more back to the device, and to the system where glibc keeps it."""
     gc.collect()

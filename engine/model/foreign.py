@@ -27,7 +27,7 @@ class ForeignLayer:
 
 @dataclass(frozen=True)
 class Foreign(View):
-    """A model that is only borrowed: between two calls it is what its owner made it. Not for two threads at once.
+    """A model that is only borrowed: between two calls it is what its owner made it.
 
     ``stored`` is the dtype of its own arithmetic, ``tokens`` the size of its vocabulary, ``channels`` the width of its
     stream.
@@ -76,10 +76,10 @@ class Foreign(View):
                 return residual[None].to(output.dtype)
             return residual[None].to(output[0].dtype), *output[1:]
 
-        hook = self.layers[-1].module.register_forward_hook(replaced)
-        try:
-            with borrowed(self.model, Attending()):
+        with borrowed(self.model, Attending()):
+            hook = self.layers[-1].module.register_forward_hook(replaced)
+            try:
                 token_ids = torch.zeros(1, len(residual), dtype=torch.int64, device=self.device)
                 return self.model(input_ids=token_ids, use_cache=False).logits[0]
-        finally:
-            hook.remove()
+            finally:
+                hook.remove()

@@ -11,7 +11,7 @@ from engine.model.adoption import adopt, family_of
 from engine.model.catalogue import refusal
 from engine.model.checkpoints import load_decoder
 from engine.model.configs import load_tokenizer, read_config, refuse_quantised, require_plain
-from engine.model.devices import memory_errors, resolve_device, resolve_dtype
+from engine.model.devices import host_by_default, memory_errors, resolve_device, resolve_dtype
 from engine.model.families import FAMILIES
 from engine.model.modelling import load_module
 from engine.model.probing import adopt_foreign
@@ -62,9 +62,10 @@ def _refuse_placement(source: str, *, stream: bool, device_map: str | None) -> N
 def view_of(model: Any, *, route: str = "auto") -> View:
     """The view on a transformers model in memory. Raises ``ModelError`` where the route does not lead to one."""
     require_route(route)
-    if route == "fused" or (route == "auto" and _is_described(model)):
-        return adopt(model)
-    return adopt_foreign(model)
+    with host_by_default():
+        if route == "fused" or (route == "auto" and _is_described(model)):
+            return adopt(model)
+        return adopt_foreign(model)
 
 
 def require_route(route: object) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from engine.errors import ModelError
+from engine.kernels.products import exact_products
 from engine.model.additions import find_addition
 from engine.model.borrowing import borrowed
 from engine.model.foreign import Foreign, ForeignLayer
@@ -33,7 +34,7 @@ def adopt_foreign(model: Any) -> Foreign:
     device = next(model.parameters()).device
     vocab_size = model.get_input_embeddings().weight.shape[0]
     token_ids = torch.arange(1, PROBED_TOKENS + 1, device=device) * STEP % vocab_size
-    with torch.inference_mode():
+    with torch.inference_mode(), exact_products(device):
         return _probed(model, token_ids, vocab_size)
 
 
@@ -44,8 +45,8 @@ def refuse(model: Any) -> None:
     name = type(model).__name__
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
-            f"AttentionMasker takes a loaded transformers model, not a {type(model).__name__}; "
-            "AttentionMasker.from_pretrained takes a folder or a hub id"
+            f"AttentionMasker takes a loaded transformers model, not a {name}; AttentionMasker.from_pretrained takes a "
+            "folder or a hub id, and of a model that is wrapped (compiled, adapted) hand in the one inside"
         )
     if type(model).__module__.startswith("transformers_modules"):
         raise ModelError(f"{name} is remote code, which is not supported; use a model that transformers itself has")

@@ -13,6 +13,7 @@ from huggingface_hub.utils import logging as hub_logging
 from engine.demo import demo_folder
 from engine.errors import ImpactError, ModelError
 from engine.model.tensors import INDEX, weight_files
+from engine.sharing import Shared
 
 HUB_TIMEOUT_S = 10
 SMALL_FILES = (
@@ -85,8 +86,7 @@ def _hub_answers(source: str) -> bool:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the libraries' progress bars and warnings off the terminal while loading; everything is checked here."""
+def _quieted() -> Iterator[None]:
     log, hub = transformers.utils.logging, hub_logging
     verbosity, hub_verbosity, bars = log.get_verbosity(), hub.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity(logging.CRITICAL)
@@ -99,3 +99,7 @@ def quiet() -> Iterator[None]:
         hub.set_verbosity(hub_verbosity)
         if bars:
             log.enable_progress_bar()
+
+
+quiet = Shared(_quieted)
+"""Keeps the libraries' progress bars and warnings off the terminal while loading; everything is checked here."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.kernels.products import exact_products
 from engine.model.decoder import Decoder
-from engine.model.devices import memory_errors
+from engine.model.devices import host_by_default, memory_errors
 from engine.model.view import View
 from engine.runs.effect import Effect
 from engine.runs.impact import Impact
@@ -45,7 +45,8 @@ class Measuring:
 
     def measure(self, jobs: list[Job], task: Task, *, next_tokens: int = 0, watch: Watch = iter) -> list[Found]:
         """What prompts that share a pass give."""
-        with torch.inference_mode(), exact_products(self.decoder.device), memory_errors(self.decoder.device):
+        device = self.decoder.device
+        with torch.inference_mode(), host_by_default(), exact_products(device), memory_errors(device):
             if task.question.is_local:
                 return [*self._locally(jobs, task, next_tokens, watch)]
             assert isinstance(self.decoder, Decoder)  # what else there is does not travel, and was refused
