@@ -22,6 +22,7 @@ SUITES = {
     "sets": "datasets of many prompts: beside plain forwards, rows per second, bytes, memory, two workers",
     "questions": "attention knockout, cuts in all layers, all query positions: beside what plain forwards take",
     "stream": "weights read layer by layer: peak memory and time beside weights in memory, the same bytes",
+    "check": "the self-check at load: seconds beside loading, in memory and streamed",
     "analysis": "analyze, and its ways across prompts, on a dataset of 100 million rows: time and peak memory",
     "parity": "largest errors of every family beside Hugging Face: logits, residual streams, tables",
     "cuda": "speed, memory and accuracy on a GPU, float32 and bfloat16 (exit code 2 where there is none)",

@@ -16,6 +16,7 @@ PEAKED = "small, q and k norms x 2.7"
 COMMAND_LINE = "command line"
 SHAPE_SET = f"{SHAPE}, 256 prompts of 4 to 64 tokens"
 READ_AND_RUN = "first run / (reading the files + first run in memory)"
+SELF_CHECK = "self-check"
 ANALYZED = "10,000 prompts"
 DEMO_SET = "demo, 50,000 prompts of 5 to 20 tokens"
 
@@ -96,6 +97,10 @@ BARS: dict[str, tuple[Bar, ...]] = {
     "stream": (
         Bar("peak memory", SHAPE, 7, 600e6, provider="streamed"),
         Bar(READ_AND_RUN, SHAPE, 7, 1.5, provider="streamed"),
+    ),
+    "check": (
+        Bar(SELF_CHECK, SHAPE, 0, 0.7, provider="in memory"),
+        Bar(SELF_CHECK, SHAPE, 0, 0.7, provider="streamed"),
     ),
     "analysis": (
         Bar("time", ANALYZED, 0, 60, provider="analyze"),

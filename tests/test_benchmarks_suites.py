@@ -258,6 +258,14 @@ def test_streamed_weights_beside_weights_in_memory(capsys, tmp_path):
     )
 
 
+def test_the_self_check_is_timed(capsys, tmp_path):
+    code, summary, markdown = run(capsys, tmp_path, "--suite", "check", "--dtype", "float32")
+    assert code == 0
+    assert "| tiny     | streamed" in markdown
+    figures = summary["figures"]["check"]
+    assert all(figures[f"tiny, float32, in memory: {step}"] > 0 for step in ("loading", "self-check"))
+
+
 def test_the_analysis_suite_times_every_way(capsys, tmp_path):
     code, summary, markdown = run(capsys, tmp_path, "--suite", "analysis")
     assert code == 0
