@@ -40,7 +40,10 @@ ORDER = [
         for name in ("probe", "readout", "variants", "sweep", "relay", "distances", "passes", "capture")
     ),
     *(f"sweeps.{name}" for name in ("replay", "journey", "travelling", "reads", "answers")),
-    *(f"checks.{name}" for name in ("tolerances", "account", "witness", "lending", "record", "oracles", "gaps")),
+    *(
+        f"checks.{name}"
+        for name in ("tolerances", "account", "masking", "witness", "lending", "record", "oracles", "gaps")
+    ),
     *("checks.selfcheck", "checks.recording"),
     *(f"runs.{name}" for name in ("jobs", "impact", "effect", "labelled", "preparing", "trips", "measuring")),
     *("runs.schedule", "runs.many"),

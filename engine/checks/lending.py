@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.checks.account import Probing
+from engine.checks.account import Probing, logit_ids
 from engine.model.angles import rotary_module
 from engine.model.checkpoints import Checkpoint
 from engine.model.configs import unreadable
@@ -34,7 +34,7 @@ class Lent:
 def lent(
     checkpoint: Checkpoint, weights: Weights, probing: Probing, *, dtype: torch.dtype, num_layers: int, num_logits: int
 ) -> Iterator[Lent]:
-    """The model of a checkpoint in ``dtype`` with its first layers, which gives the first ``num_logits`` logits.
+    """The model of a checkpoint in ``dtype`` with its first layers, which gives ``num_logits`` logits.
 
     ``weights`` say in which dtypes the engine took them, and where the model is to compute.
     """
@@ -79,7 +79,7 @@ class _Lending:
         outward = tensors.get(f"{family.unembedding}.weight", inward)
         self._set(model, f"{family.embedding}.weight", inward.rows(probing.token_ids))
         model.get_submodule(family.embedding).padding_idx = None  # type: ignore[assignment]  # it names no row of a few
-        self._set(model, f"{family.unembedding}.weight", outward.part(0, num_logits).read())
+        self._set(model, f"{family.unembedding}.weight", outward.rows(logit_ids(outward.shape[0], num_logits).tolist()))
         for name, parameter in list(model.named_parameters()):
             if parameter.is_meta and not name.startswith(f"{family.layers}."):
                 self._set(model, name, self.weights[name])

@@ -6,23 +6,30 @@ engine's own patterns the hidden token's weight has to be exactly 0.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 
-from engine.checks.account import Account, Probing, engine_accounts, engine_logits, leaks
-from engine.checks.gaps import account_gaps, logits_gap, rope_gap
+from engine.checks.account import Account, Probing, engine_accounts, engine_logits, first_account, leaks
+from engine.checks.gaps import account_gaps, is_settled, logits_gap, rope_gap
 from engine.checks.oracles import Oracle, oracle_of
 from engine.errors import CheckError
+from engine.kernels.masks import visible_keys
 from engine.kernels.products import exact_products
 from engine.model.decoder import Decoder
 from engine.model.devices import host_by_default, memory_errors, trim_memory
 from engine.model.sources import quiet
 from engine.model.view import View
+from engine.sweeps.readout import Limits
 
 FAR = 1 << 13
 """Positions over which rotary tables are compared."""
+FARTHEST = 1 << 17
+"""The position up to which it is compared what a query sees."""
+OTHER_KERNELS = Limits(joint_cells=0), Limits(joint_cells=0, masked_variants=0)
+"""What longer prompts are measured by."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +67,30 @@ def self_check(view: View, model: nn.Module | None) -> bool:
 def _finding(view: View, oracle: Oracle, probing: Probing) -> Finding | None:
     """The first disagreement, if there is one."""
     ours, residual = engine_accounts(view, probing, oracle.num_layers)
-    leak = _leak(view, ours, probing)
+    leak, by_others = _alone(view, ours, probing)
     _tidy(view)
     if leak is not None:
         return Finding(leak, "a hidden token keeps some weight in the pattern")
     if (rope := _wrong_rope(view, oracle)) is not None:
         return rope
     theirs, expected = oracle.tell(probing, [account.entering for account in ours])
-    for index, pair in enumerate(zip(ours, theirs, strict=True)):
-        for what, gap in account_gaps(*pair, precision=oracle.precision):
-            if gap > 1:
-                return Finding(index, f"{what} differ from transformers'")
-    if logits_gap(engine_logits(view, residual, len(expected)), expected, precision=oracle.precision) > 1:
+    for index, (one, other, before) in enumerate(zip(ours, theirs, (None, *theirs[:-1]), strict=True)):
+        if (what := _differing(one, other, before, oracle.precision)) is not None:
+            return Finding(index, f"{what} differ from transformers'")
+    for account in by_others:
+        if (what := _differing(account, theirs[0], None, oracle.precision)) is not None:
+            return Finding(0, f"{what}, by the kernels for longer prompts, differ from transformers'")
+    if (far := _wrong_sight(view, theirs)) is not None:
+        return far
+    found = engine_logits(view, residual, len(expected))
+    if is_settled(theirs[-1]) and logits_gap(found, expected, precision=oracle.precision) > 1:
         return Finding(None, "the logits differ from transformers'")
     return None
+
+
+def _differing(ours: Account, theirs: Account, before: Account | None, precision: torch.dtype) -> str | None:
+    """What lies too far apart, if something does."""
+    return next((what for what, gap in account_gaps(ours, theirs, before, precision=precision) if gap > 1), None)
 
 
 def _tidy(view: View) -> None:
@@ -93,10 +110,36 @@ def _wrong_rope(view: View, oracle: Oracle) -> Finding | None:
     return None
 
 
-def _leak(view: View, accounts: Sequence[Account], probing: Probing) -> int | None:
-    """The first layer whose pattern leaves the hidden token some weight. Of weights in files the first layer tells."""
+def _alone(view: View, accounts: Sequence[Account], probing: Probing) -> tuple[int | None, list[Account]]:
+    """What needs no transformers: the first layer that leaks, and accounts of the first layer by the other kernels.
+
+    Of layers in files only the first is asked for again, and read once.
+    """
     if not isinstance(view, Decoder):
-        return None
-    kept = leaks(view, probing, accounts[:1] if view.is_streamed else accounts)
+        return None, []
+    again = replace(view, layers=(view.layers[0],) * 2, sights=view.sights[:1] * 2) if view.is_streamed else view
+    leak = _leak(again, accounts[:1] if view.is_streamed else accounts, probing)
+    return leak, [first_account(again, probing, limits) for limits in OTHER_KERNELS]
+
+
+def _wrong_sight(view: View, accounts: Sequence[Account]) -> Finding | None:
+    """A layer whose farthest query sees other keys than transformers lets it see: windows are longer than a probe."""
+    if not isinstance(view, Decoder):
+        return None  # what its layers hide is asked for with every prompt
+    far, known = min(view.max_positions, FARTHEST) - 1, set[tuple[Any, ...]]()
+    for index, (account, sight) in enumerate(zip(accounts, view.sights, strict=False)):
+        windows = [sight.window] if view.is_streamed else [sight.window, view.layers[index].attention.window]
+        for window in windows:
+            if account.sees is None or (account.sees, window) in known:
+                continue
+            known.add((account.sees, window))
+            if not torch.equal(account.sees(far), visible_keys(torch.tensor([far]), far + 1, window)[0]):
+                return Finding(index, f"the keys that a query at position {far:,} sees differ from transformers'")
+    return None
+
+
+def _leak(decoder: Decoder, accounts: Sequence[Account], probing: Probing) -> int | None:
+    """The first layer whose pattern leaves a hidden token some weight."""
+    kept = leaks(decoder, probing, accounts)
     found = (torch.stack([weight.cpu() for weight in kept]) > 0).nonzero().flatten().tolist()
     return found[0] if found else None

@@ -36,4 +36,6 @@ not all: a head whose scores lie close together may turn to another key."""
 
 ROPE_TOLERANCE = 1e-2
 """Of a cosine or sine."""
+UNSETTLED = 1e-3
+"""Share of the largest logit of a router below which rounding may choose another expert."""
 NARROW = (torch.bfloat16, torch.float16)

@@ -15,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.checks.account import Account, Pair, Probing, on_host
+from engine.checks.masking import telling_masks, told_by
+from engine.checks.tolerances import UNSETTLED
 from engine.model.families import Family
 from engine.model.visits import forward, mapped
 
@@ -37,7 +39,7 @@ def witness(
     """
     watching = _Watching(probing, given, taps)
     ids = torch.tensor(token_ids or probing.token_ids, device=model.device)
-    with watching.hooked(layers):
+    with telling_masks(), watching.hooked(layers):
         logits = forward(model, ids, copies=2).logits
     return watching.found, on_host(logits[0, -1])
 
@@ -51,12 +53,15 @@ class Taps:
     """The module whose output is added."""
     multiplier: float
     num_heads: int
+    router: str | None = None
+    """The module that chooses experts, in the layers that have one."""
 
     @classmethod
     def of(cls, family: Family, config: Any) -> "Taps":
         """The places in layers of that family."""
         behind = family.attn_post_norm or family.output
-        return cls(family.output, behind, family.multiplier(config), config.num_attention_heads)
+        router = None if family.experts is None else family.experts.router
+        return cls(family.output, behind, family.multiplier(config), config.num_attention_heads, router)
 
 
 @dataclass
@@ -68,7 +73,7 @@ class _Watching:
     taps: Taps | None
     found: list[Account] = field(default_factory=list)
     arrived: Stream | None = None
-    seen: dict[str, Pair] = field(default_factory=dict)
+    seen: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def hooked(self, layers: Sequence[nn.Module]) -> Iterator[None]:
@@ -81,6 +86,8 @@ class _Watching:
                     output, behind = (layer.get_submodule(name) for name in (self.taps.output, self.taps.behind))
                     undo.callback(output.register_forward_pre_hook(self._note_z).remove)
                     undo.callback(behind.register_forward_hook(self._note_attn).remove)
+                    for router in self._routers(layer):
+                        undo.callback(router.register_forward_hook(self._note_choice).remove)
             yield
 
     def _enter(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -102,8 +109,8 @@ class _Watching:
         entering = on_host(self.given[len(self.found)])
         update = Pair(baseline[-1:] - entering[-1:], masked[-1:] - baseline[-1:])
         routed = any("expert" in name for name, _ in layer.named_modules())
-        z, attn = self.seen.get("z"), self.seen.get("attn")
-        self.found.append(Account(self.arrived, baseline, update, attn, z, routed))
+        z, attn, settled, sees = (self.seen.get(what) for what in ("z", "attn", "settled", "sees"))
+        self.found.append(Account(self.arrived, baseline, update, attn, z, routed, settled, sees))
 
     def _is_over(self) -> bool:
         return len(self.found) >= len(self.given)
@@ -113,9 +120,23 @@ class _Watching:
         length = len(self.probing.token_ids)
         if x.ndim != 4 or x.shape[1:] != (1, length, length):
             return x
+        self.seen["sees"] = told_by(x)
         both = x.expand(2, -1, -1, -1).clone()
-        both[1, ..., self.probing.hidden] = False if x.dtype == torch.bool else -torch.inf
+        both[1, ..., self.probing.hidden(len(self.found))] = False if x.dtype == torch.bool else -torch.inf
         return both
+
+    def _routers(self, layer: nn.Module) -> list[nn.Module]:
+        """Those of the layer: one, or none."""
+        assert self.taps is not None
+        return [module for name, module in layer.named_modules() if name == self.taps.router]
+
+    def _note_choice(self, module: nn.Module, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        """Tokens whose last chosen expert lies well above the first that was left out, in the logits of all."""
+        logits, chosen = on_host(output[0]), output[2].shape[-1]
+        best = logits.sort(dim=-1, descending=True).values
+        margins = (best[:, :-1] - best[:, 1:])[:, chosen - 1 : chosen]  # of no column where all are chosen
+        settled = (margins > UNSETTLED * logits.abs().amax(-1, keepdim=True)).all(-1)
+        self.seen["settled"] = rearrange(settled, "(copy s) -> copy s", copy=2)
 
     def _note_z(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert self.taps is not None
