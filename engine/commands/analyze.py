@@ -151,7 +151,7 @@ def _opened(results: str) -> "tuple[pl.LazyFrame, dict[str, Any] | None, int | N
 
     if Path(results).is_dir():
         provenance = dataset_provenance(results)
-        return read_results(results, partial=True), provenance, provenance["prompts"]
+        return read_results(results, partial=True, verify=True), provenance, provenance["prompts"]
     return scan_table(results), read_provenance(results), None
 
 

@@ -82,6 +82,12 @@ class Folder:
         facts = [each for shard in sorted(receipts) for each in receipts[shard].files.items()]
         return [self.whole(name, each, verify) for name, each in facts if name.startswith(IMPACTS)]
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the parts, as their receipts say."""
+        files = (facts for receipt in self.receipts().values() for facts in receipt.files.items())
+        return sum(size for name, (size, _) in files if name.startswith(IMPACTS))
+
     def whole(self, name: str, facts: Facts, verify: bool) -> Path:
         """Where a file of this folder lies. Raises ``ResultsError`` unless it is as it was written."""
         path = self.path / name

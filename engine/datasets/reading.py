@@ -14,12 +14,16 @@ from engine.tables.effects import EFFECT_COLUMNS
 from engine.tables.results import reading
 from engine.tables.table import IMPACT_COLUMNS, PROMPT_ID
 
+VERIFIED_BYTES = 1 << 31
+"""Parts of a dataset whose bytes are compared whenever it is read."""
 
-def read_results(folder: FilePath, *, partial: bool = False, verify: bool = False) -> pl.LazyFrame:
+
+def read_results(folder: FilePath, *, partial: bool = False, verify: bool | None = None) -> pl.LazyFrame:
     """The impact or effects tables of a dataset as one lazy frame, ``prompt_id`` in front, in the order of the prompts.
 
     A dataset that is not complete is read as far as it goes with ``partial``. Every part must have the size that it was
-    written with; ``verify`` compares all of its bytes first, which takes about a second per gigabyte. Raises
+    written with; ``verify`` compares all of its bytes first, which takes about a second per gigabyte, and happens by
+    itself for up to ``VERIFIED_BYTES``: a damaged page of Parquet may well read as other numbers. Raises
     ``ResultsError`` for a part that was damaged, and where there is no dataset, or no complete one. Join with
     ``prompts.parquet`` and ``tokens.parquet`` on ``prompt_id``.
     """
@@ -30,7 +34,8 @@ def read_results(folder: FilePath, *, partial: bool = False, verify: bool = Fals
             "what there is with partial=True"
         )
     form = manifest["settings"]["format"]
-    parts = Folder(Path(folder), form).parts(verify=verify)
+    home = Folder(Path(folder), form)
+    parts = home.parts(verify=home.num_bytes <= VERIFIED_BYTES if verify is None else verify)
     if not parts:
         question = manifest["settings"].get(QUESTION, {})
         columns = EFFECT_COLUMNS if question.get("read") == "output" else IMPACT_COLUMNS
