@@ -69,17 +69,19 @@ class _Lending:
             model.set_submodule(family.rotary, rotary_module(type(rotary), model.config).to(self.weights.device))
         if family.embedding_buffer is not None:
             embedding, factor = model.get_submodule(family.embedding), family.embedding_scale(config)
-            setattr(embedding, family.embedding_buffer, torch.tensor(factor, device=self.weights.device))
+            rounded = torch.tensor(factor, dtype=self.weights.vector_dtype, device=self.weights.device)
+            setattr(embedding, family.embedding_buffer, rounded.to(self.dtype))
         return model
 
     def fill_ends(self, model: nn.Module, probing: Probing, num_logits: int) -> None:
         """What is not in a layer: of the vocabulary only the rows that are needed."""
         family, tensors = self.checkpoint.family, self.weights.tensors
-        inward = tensors[f"{family.embedding}.weight"]
-        outward = tensors.get(f"{family.unembedding}.weight", inward)
-        self._set(model, f"{family.embedding}.weight", inward.rows(probing.token_ids))
+        inward, outward = f"{family.embedding}.weight", f"{family.unembedding}.weight"
+        stored = outward if outward in tensors else inward
+        ids = logit_ids(tensors[stored].shape[0], num_logits).tolist()
+        self._set(model, inward, tensors[inward].rows(probing.token_ids))
         model.get_submodule(family.embedding).padding_idx = None  # type: ignore[assignment]  # it names no row of a few
-        self._set(model, f"{family.unembedding}.weight", outward.rows(logit_ids(outward.shape[0], num_logits).tolist()))
+        self._set(model, outward, tensors[stored].rows(ids), stored=stored)
         for name, parameter in list(model.named_parameters()):
             if parameter.is_meta and not name.startswith(f"{family.layers}."):
                 self._set(model, name, self.weights[name])
@@ -107,10 +109,10 @@ class _Lending:
         found = {name: _stacked(experts, name, at, self.weights, self.checkpoint.config) for name in names}
         return {name: tensor.to(self.dtype) for name, tensor in found.items()}
 
-    def _set(self, model: nn.Module, name: str, tensor: Tensor) -> None:
-        """In the precision that the engine took, and then in the model's own."""
+    def _set(self, model: nn.Module, name: str, tensor: Tensor, *, stored: str | None = None) -> None:
+        """In the precision in which the engine took it (or what is ``stored`` for it), and then in the model's own."""
         owner, _, attribute = name.rpartition(".")
-        rounded = tensor.to(self.weights.device, self.weights.dtype_of(name) if name in self.weights else self.dtype)
+        rounded = tensor.to(self.weights.device, self.weights.dtype_of(stored or name))
         setattr(model.get_submodule(owner), attribute, nn.Parameter(rounded.to(self.dtype), requires_grad=False))
 
 

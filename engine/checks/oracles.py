@@ -29,13 +29,18 @@ NUM_LOGITS = 1024
 
 
 class Oracle(Protocol):
-    """``num_layers`` says of how many layers it can tell; ``precision`` is that of the less exact of both sides."""
+    """``num_layers`` says of how many layers it can tell; ``precision`` is that of the less exact of both sides, and
+    ``own`` that of the oracle.
+    """
 
     @property
     def num_layers(self) -> int: ...
 
     @property
     def precision(self) -> torch.dtype: ...
+
+    @property
+    def own(self) -> torch.dtype: ...
 
     def tell(self, probing: Probing, given: Sequence[Stream]) -> tuple[list[Account], Float[Tensor, " c"]]:
         """The account of each layer, from the ``given`` stream that enters it, and the logits behind the last."""
@@ -59,6 +64,10 @@ class Held:
     def num_layers(self) -> int:
         return len(self.layers)
 
+    @property
+    def own(self) -> torch.dtype:
+        return self.precision
+
     def tell(self, probing: Probing, given: Sequence[Stream]) -> tuple[list[Account], Float[Tensor, " c"]]:
         taps = None if self.family is None else Taps.of(self.family, self.model.config)
         with borrowed(self.model, None, plain_experts=True):
@@ -80,11 +89,15 @@ class Stored:
     num_layers: int
     precision: torch.dtype
 
+    @property
+    def own(self) -> torch.dtype:
+        return torch.promote_types(self.precision, torch.float32)
+
     def tell(self, probing: Probing, given: Sequence[Stream]) -> tuple[list[Account], Float[Tensor, " c"]]:
-        family, dtype = self.checkpoint.family, torch.promote_types(self.precision, torch.float32)
+        family = self.checkpoint.family
         sizes = {"num_layers": self.num_layers, "num_logits": min(NUM_LOGITS, self.checkpoint.config.vocab_size)}
         with (
-            lent(self.checkpoint, self.weights, probing, dtype=dtype, **sizes) as loan,
+            lent(self.checkpoint, self.weights, probing, dtype=self.own, **sizes) as loan,
             borrowed(loan.model, None, plain_experts=True),
         ):
             taps = Taps.of(family, self.checkpoint.config)

@@ -28,7 +28,7 @@ class Recorded:
 
     accounts: list[Account]
     logits: Float[Tensor, " c"]
-    precision = torch.float32
+    precision = own = torch.float32
 
     @property
     def num_layers(self) -> int:

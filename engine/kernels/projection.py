@@ -3,7 +3,9 @@
 Axes: ``n`` row, ``c`` input channel, ``o`` output channel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +17,20 @@ from torch import Tensor
 from engine.kernels.difference import Carried
 from engine.kernels.products import multiply, pack, packing_pays
 from engine.kernels.split import bfloat16_terms, product_of_terms
+
+_IN_ROWS_DTYPE = ContextVar("_IN_ROWS_DTYPE", default=False)
+
+
+@contextmanager
+def widened_products() -> Iterator[None]:
+    """While it lasts, products of this thread are computed in the dtype of their rows, however narrow the weights are:
+    what a narrow model would give if nothing but its weights were rounded.
+    """
+    before = _IN_ROWS_DTYPE.set(True)
+    try:
+        yield
+    finally:
+        _IN_ROWS_DTYPE.reset(before)
 
 
 @dataclass(slots=True)
@@ -56,7 +72,9 @@ class Projection:
         return self._product(rows)
 
     def _product(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n o"]:
-        if self.split:
+        if _IN_ROWS_DTYPE.get() and not self.split:
+            parts = [multiply(rows, _dense(weight).to(rows.dtype)) for weight in self.weights]
+        elif self.split:
             terms = bfloat16_terms(rows)
             parts = [product_of_terms(terms, weight) for weight in self.weights]
         else:
