@@ -5,6 +5,7 @@ transformers' own names; nothing of what the engine made of the same files is us
 """
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,14 +89,20 @@ class _Lending:
 
     @contextmanager
     def reading(self, layers: nn.ModuleList, at: str) -> Iterator[None]:
-        """While it lasts, each layer has its weights from when it runs until the next one does."""
+        """While it lasts, each layer has its weights from when it runs until the next one does.
+
+        All have them in the same memory: a system may take longer to give new memory than to read a file into it.
+        """
+        places, room = {layer: index for index, layer in enumerate(layers)}, Room()
+        filled: list[nn.Module] = []
 
         def fill(layer: nn.Module, _: Any) -> None:
             if any(parameter.is_meta for parameter in layer.parameters()):
-                layers.to("meta")
-                layer.load_state_dict(self._state(layer, f"{at}.{places[layer]}."), assign=True)
+                while filled:
+                    filled.pop().to("meta")
+                filled.append(layer)
+                layer.load_state_dict(self._state(layer, f"{at}.{places[layer]}.", room), assign=True)
 
-        places = {layer: index for index, layer in enumerate(layers)}
         hooks = [layer.register_forward_pre_hook(fill) for layer in layers]
         try:
             yield
@@ -104,10 +111,22 @@ class _Lending:
             for hook in hooks:
                 hook.remove()
 
-    def _state(self, layer: nn.Module, at: str) -> Mapping[str, Tensor]:
-        names, experts = (name for name, _ in layer.named_parameters()), self.checkpoint.family.experts
-        found = {name: _stacked(experts, name, at, self.weights, self.checkpoint.config) for name in names}
-        return {name: tensor.to(self.dtype) for name, tensor in found.items()}
+    def _state(self, layer: nn.Module, at: str, room: "Room") -> Mapping[str, Tensor]:
+        experts, config = self.checkpoint.family.experts, self.checkpoint.config
+        return {
+            name: self._read(name, _stored_as(experts, name, at, self.weights, config), parameter.shape, room)
+            for name, parameter in layer.named_parameters()
+        }
+
+    def _read(self, name: str, stored: Sequence[str], shape: torch.Size, room: "Room") -> Tensor:
+        """A weight of a layer, from the tensors ``stored`` one behind the other, rounded as the engine rounds it."""
+        rounded = room(name, shape, self.weights.dtype_of(stored[0]))
+        tensors = [self.weights.tensors[each] for each in stored]
+        cells = rounded.flatten().split([math.prod(tensor.shape) for tensor in tensors])
+        for tensor, place in zip(tensors, cells, strict=True):
+            tensor.fill(place)
+        there = rounded.to(self.weights.device)
+        return there if there.dtype == self.dtype else room(name, shape, self.dtype, there.device).copy_(there)
 
     def _set(self, model: nn.Module, name: str, tensor: Tensor, *, stored: str | None = None) -> None:
         """In the precision in which the engine took it (or what is ``stored`` for it), and then in the model's own."""
@@ -116,14 +135,24 @@ class _Lending:
         setattr(model.get_submodule(owner), attribute, nn.Parameter(rounded.to(self.dtype), requires_grad=False))
 
 
-def _stacked(experts: ExpertNames | None, name: str, at: str, weights: Weights, config: Any) -> Tensor:
-    """A weight of a layer; those of its experts side by side, where the checkpoint holds them one by one."""
+class Room:
+    """Memory by the name of a weight: whoever asks again for as much of it gets the same."""
+
+    def __init__(self) -> None:
+        self._given: dict[tuple[Any, ...], Tensor] = {}
+
+    def __call__(self, name: str, shape: torch.Size, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+        """Contiguous cells of any content."""
+        key = name, shape, dtype, str(device)
+        if key not in self._given:
+            self._given[key] = torch.empty(shape, dtype=dtype, device=device)
+        return self._given[key]
+
+
+def _stored_as(experts: ExpertNames | None, name: str, at: str, weights: Weights, config: Any) -> list[str]:
+    """The tensors that hold a weight of a layer, in order: several where experts are stored one by one."""
     if at + name in weights or experts is None or experts.parts is None:
-        return weights[at + name]
+        return [at + name]
     gate, up, down = experts.parts
     parts = (gate, up) if name == experts.gate_up else (down,)
-    each = (
-        torch.cat([weights[f"{at}{part.format(expert)}.weight"] for part in parts])
-        for expert in range(config.num_local_experts)
-    )
-    return torch.stack(list(each))
+    return [f"{at}{part.format(expert)}.weight" for expert in range(config.num_local_experts) for part in parts]
