@@ -1,18 +1,14 @@
 """What the self-check at load costs: seconds in fresh processes, in memory and streamed, beside loading without it.
 
-Transformers' modelling code is imported before, once a process, and timed on its own. The second check of a process
+Transformers' modelling code is imported before the first check of a process, and timed on its own. The second check
 finds warm what the first one had to set up.
-
-``python -m benchmarks.check SETTINGS`` is one such process; SETTINGS and what it prints are JSON.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,29 +78,6 @@ def _table(rows: list[Row]) -> Table:
 
 def _process(settings: dict[str, Any]) -> dict[str, float]:
     """What a fresh process says in its last line."""
-    command = [sys.executable, "-m", "benchmarks.check", json.dumps(settings)]
+    command = [sys.executable, "-m", "benchmarks.checked", json.dumps(settings)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
-def measure_here(*, folder: str, dtype: str, stream: bool) -> dict[str, float]:
-    """Seconds of every step, in this process, which should be a fresh one."""
-    import transformers
-
-    from engine.checks.selfcheck import self_check
-    from engine.model.checkpoints import load_decoder, open_checkpoint
-
-    architecture = open_checkpoint(folder).family.architecture
-    marks = [time.perf_counter()]
-    decoder, _ = load_decoder(folder, device="cpu", dtype=dtype, stream=stream)
-    marks.append(time.perf_counter())
-    getattr(transformers, architecture)
-    marks.append(time.perf_counter())
-    for _ in range(2):
-        self_check(decoder, None)
-        marks.append(time.perf_counter())
-    return dict(zip(STEPS, (end - start for start, end in pairwise(marks)), strict=True))
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure_here(**json.loads(sys.argv[1]))))
+    return dict(zip(STEPS, json.loads(done.stdout.splitlines()[-1]), strict=True))
