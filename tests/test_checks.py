@@ -16,7 +16,7 @@ from benchmarks.zoo import CASES as ZOO
 from benchmarks.zoo import build as build_zoo
 from engine import AttentionMasker
 from engine.checks.account import Probing
-from engine.checks.oracles import CHECKED_BYTES, oracle_of
+from engine.checks.oracles import CHECKED_CELLS, oracle_of
 from engine.checks.record import record_path
 from engine.checks.recording import recorded
 from engine.checks.selfcheck import self_check
@@ -156,8 +156,8 @@ def test_large_models_are_checked_up_to_every_kind_of_layer(tmp_path, monkeypatc
     build(case).save_pretrained(tmp_path)
     view, _ = load_view(tmp_path, device="cpu")
     assert oracle_of(view, None, Probing.of(view)).num_layers == len(view.layers) == 3
-    monkeypatch.setattr("engine.checks.oracles.CHECKED_BYTES", 0)
-    assert CHECKED_BYTES > 0
+    monkeypatch.setattr("engine.checks.oracles.CHECKED_CELLS", 0)
+    assert CHECKED_CELLS > 0
     assert oracle_of(view, None, Probing.of(view)).num_layers == 2  # the first has no window, the second has one
     assert self_check(view, None)
 

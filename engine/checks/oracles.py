@@ -23,8 +23,9 @@ from engine.model.foreign import Foreign
 from engine.model.view import View
 from engine.model.weights import Weights
 
-CHECKED_BYTES = 1 << 32
-"""Weights of the layers up to which all of them are checked; of larger models the first of every kind."""
+CHECKED_CELLS = 640_000_000
+"""Weights in the layers up to which all of them are checked, in less than a second on two cores; of larger models the
+first of every kind."""
 NUM_LOGITS = 1024
 
 
@@ -153,7 +154,7 @@ def _table_dtype(decoder: Decoder) -> torch.dtype:
 def _num_checked(decoder: Decoder, checkpoint: Checkpoint) -> int:
     """All layers, or as many from the first on as show every kind of layer."""
     config, family, count = checkpoint.config, checkpoint.family, len(decoder.layers)
-    if not decoder.is_streamed and decoder.weight_bytes <= CHECKED_BYTES:
+    if not decoder.is_streamed and decoder.weight_bytes <= CHECKED_CELLS * _table_dtype(decoder).itemsize:
         return count
     kinds = [
         (decoder.sights[layer], family.rope_of(config, layer), family.is_sparse(config, layer))
