@@ -190,6 +190,17 @@ def test_a_held_model_is_as_it_was():
     assert not any(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("positions", [2, 3, 8, 64])
+def test_a_dynamic_rope_may_have_read_any_prompt(positions):
+    """One that has read a longer prompt keeps its frequencies at just as many positions as the config names."""
+    rope = {"rope_type": "dynamic", "rope_theta": 10.0, "factor": 4.0}
+    case = next(case for case in ZOO if case.family == "Llama")
+    case = replace(case, config=case.config | {"max_position_embeddings": positions, "rope_parameters": rope})
+    model = build_zoo(case)
+    model(torch.arange(4 * positions)[None] % 7)
+    assert AttentionMasker(model).checked
+
+
 def test_the_record_is_what_transformers_says_today():
     stored, told = load_file(record_path()), recorded()
     assert stored.keys() == told.keys()

@@ -157,6 +157,22 @@ def test_a_model_can_be_trained_afterwards(name):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["llama-dynamic", "llama-longrope"])
+@pytest.mark.parametrize("read", [1, 9, 40], ids="after {} tokens".format)
+def test_prompts_that_the_model_has_read_change_nothing(name, read):
+    """Its own rope remembers the longest of them, and goes on doing so."""
+    model, ids = build(BY_NAME[name]), token_ids(BY_NAME[name])
+    fresh = AttentionMasker(build(BY_NAME[name]), route="generic").measure(ids).distances
+    model(torch.arange(read)[None])
+    rotary = model.model.rotary_emb
+    before = {key: value.clone() for key, value in rotary.named_buffers()}, rotary.max_seq_len_cached
+    assert np.array_equal(AttentionMasker(model, route="generic").measure(ids).distances, fresh)
+    assert AttentionMasker(model, route="fused").checked
+    after = dict(rotary.named_buffers()), rotary.max_seq_len_cached
+    assert after[1] == before[1]
+    assert all(torch.equal(after[0][key], value) for key, value in before[0].items())
+
+
 @pytest.mark.parametrize("call", range(0, 14, 2))
 def test_nothing_stays_behind_when_a_layer_fails(call, monkeypatch):
     model, calls = build_generic(GENERIC["phi"]).train(), []

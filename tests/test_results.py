@@ -275,9 +275,16 @@ def test_wrong_types_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("none.csv", "does not exist"), ("folder.csv", "not a file"), ("table.xlsx", "end the name"), ("a\0.csv", "path")],
+    [
+        ("none.csv", "does not exist"),
+        ("none", "does not exist"),
+        ("folder.csv", "not a file"),
+        ("table.xlsx", "end the name"),
+        ("a\0.csv", "path"),
+    ],
 )
-def test_what_is_no_file_is_said(tmp_path, name, says):
+def test_what_is_no_table_is_said(tmp_path, name, says):
     (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "table.xlsx").write_text("cells")
     with pytest.raises(ResultsError, match=says):
         scan_table(f"{tmp_path}/{name}")

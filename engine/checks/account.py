@@ -37,11 +37,8 @@ class Probing:
 
     @classmethod
     def of(cls, view: View, *, num_tokens: int = 8) -> "Probing":
-        """The probe of a model, as long as its positions allow.
-
-        Where tables depend on the length, transformers' own remember the longest prompt so far, unless one is short.
-        """
-        length = min(num_tokens, view.max_positions // 4 if view.rope_by_length else view.max_positions)
+        """The probe of a model, as long as its positions allow."""
+        length = min(num_tokens, view.max_positions)
         return cls(tuple((index + 1) * STEP % view.vocab_size for index in range(length)))
 
     def hidden(self, layer: int) -> int:

@@ -1,6 +1,7 @@
 """A transformers model lends its forward: it computes with an attention function of ours, and is afterwards as it was.
 
-What changes meanwhile: two registered names, a few words in its configurations, and the training flags of its modules.
+What changes meanwhile: two registered names, a few words in its configurations, the training flags of its modules, and
+what its ropes remember.
 Of several threads over the same model one borrows it at a time: all would change the same words.
 """
 
@@ -15,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from engine.model.assembly import RESCALING_ROPES
 from engine.sharing import Shared
 
 EAGER = "eager"
@@ -24,6 +26,8 @@ sub-configurations, which are visited here one by one."""
 WANTED = {"_output_attentions": False, "output_hidden_states": False, "return_dict": True}
 """What a configuration may ask a forward to give: no more than the stream and logits, by name. For patterns and streams
 transformers would leave hooks on the modules for good."""
+ORIGINAL = "original_inv_freq"
+"""Of a rotary module, the end of the names of its frequencies before any rescaling."""
 _NUMBERS = count()
 _TURNS: WeakKeyDictionary[nn.Module, AbstractContextManager[Any]] = WeakKeyDictionary()
 _TURNS_TURN = RLock()
@@ -46,6 +50,7 @@ def borrowed(model: nn.Module, attend: Callable[..., Any] | None, *, plain_exper
         undo.enter_context(torch.inference_mode(mode=False))
         undo.enter_context(torch.no_grad())
         undo.enter_context(_evaluating(model))
+        undo.enter_context(_forgetful(model))
         name = EAGER if attend is None else undo.enter_context(_registered(attend))
         configs = _configs(model)
         undo.enter_context(_named(configs, ATTENTION, name))
@@ -100,6 +105,37 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def _forgetful(model: nn.Module) -> Iterator[None]:
+    """Ropes that rescale themselves by the longest prompt so far start as new ones, and get their memory back."""
+    ropes = [module for module in model.modules() if _is_rescaling(module)]
+    before = [(vars(module).copy(), module._buffers.copy()) for module in ropes]
+    try:
+        for module in ropes:
+            _forget(module)
+        yield
+    finally:
+        for module, (state, buffers) in zip(ropes, before, strict=True):
+            vars(module).clear()
+            vars(module).update({**state, "_buffers": buffers})
+
+
+def _is_rescaling(module: nn.Module) -> bool:
+    """Whether transformers' ``dynamic_rope_update`` changes the module, whose types may go by the kind of layer."""
+    kinds = getattr(module, "rope_type", None)
+    named = kinds.values() if isinstance(kinds, dict) else [kinds]
+    return hasattr(module, "original_max_seq_len") and any(kind in RESCALING_ROPES for kind in named)
+
+
+def _forget(module: Any) -> None:
+    """The frequencies and the longest prompt of a new module, in tensors of their own: some are written in place."""
+    for name, original in list(module.named_buffers(recurse=False)):
+        if name.endswith(ORIGINAL):
+            module.register_buffer(name.removesuffix(ORIGINAL) + "inv_freq", original.clone(), persistent=False)
+    for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+        setattr(module, name, module.original_max_seq_len)
 
 
 def _configs(model: nn.Module) -> list[Any]:

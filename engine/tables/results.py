@@ -84,8 +84,8 @@ def scan_table(path: FilePath) -> pl.LazyFrame:
     token is the empty string, ``prompt_id`` is text, and types of unknown columns are guessed. The numbers of a
     float64 run keep all their digits in Parquet only: in text nothing tells them from float32. Raises ``ResultsError``.
     """
-    suffix = _suffix(path)
     require_readable(path)
+    suffix = _suffix(path)
     with reading(path):
         schema = _scan(path, {}).collect_schema()
     if reason := unfit(schema):
@@ -99,9 +99,9 @@ def read_provenance(path: FilePath) -> dict[str, Any] | None:
 
     Raises ``ResultsError`` for a Parquet file that cannot be read.
     """
+    require_readable(path)
     if _suffix(path) != ".parquet":
         return None
-    require_readable(path)
     with reading(path), open(path, "rb") as file:  # noqa: PTH123 - a handle: polars reads some paths as patterns
         text = pl.read_parquet_metadata(file).get(PROVENANCE_KEY, "")
     try:
