@@ -16,6 +16,8 @@ class Site:
     baseline: Float[Tensor, "b c"]
     delta: Float[Tensor, "m c"]
     num_vectors: int = 1
+    left: Float[Tensor, "m c"] | None = None
+    """What baseline and difference add up to, where little of it may be left; infinite where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -29,7 +29,7 @@ from engine.model.handover import Attending, Handover
 from engine.model.visits import Visit
 from engine.sweeps.probe import Probe
 from engine.sweeps.readout import Limits, Readout, Site
-from engine.sweeps.variants import Variants
+from engine.sweeps.variants import Variants, only_cut
 
 SAME = {torch.float64: 1e-4, torch.float32: 1e-3}
 """Share of the largest channel by which a layer's output may differ when it is called on other places; norms compute
@@ -97,9 +97,10 @@ class _Run:
             by_head = rearrange(x, "n (h d) -> n h d", h=count)
             return rearrange(F.pad(by_head, (0, width - by_head.shape[2])), "n h d -> n (h d)")
 
-        return (
-            heads if heads.baseline.shape[1] == count * width else Site(fill(heads.baseline), fill(heads.delta), count)
-        )
+        if heads.baseline.shape[1] == count * width:
+            return heads
+        left = None if heads.left is None else fill(heads.left)
+        return Site(fill(heads.baseline), fill(heads.delta), count, left)
 
     def _attend(self, index: int, handed: Handover) -> tuple[Site, Float[Tensor, "m h"] | None]:
         """The queries' head outputs and how the variants' differ; and the hidden share of the pattern, if asked for."""
@@ -110,10 +111,11 @@ class _Run:
         values = handed.v[None].expand(len(batch.of), -1, -1, -1)
         z = rearrange(attended(pattern, values), "b kv g d -> b (kv g d)")
         delta = self._variants.of(scores, pattern, values, masks, z=z, sink=handed.sink)
+        left = self._variants.left(scores, values, handed.sink)
         if self._cut_heads is not None:
-            delta = delta * repeat(self._cut_heads[index], "h -> (h d)", d=values.shape[-1])
+            delta, left = only_cut(self._cut_heads[index], delta, left)
         masses = batch.variants.rows(hidden_masses(pattern, batch.chosen)) if self.probe.masses else None
-        return Site(z, delta, self.foreign.heads.num_heads), masses
+        return Site(z, delta, self.foreign.heads.num_heads, left), masses
 
     def _masks(self, handed: Handover, index: int) -> Masks:
         """Raises ``ModelError`` where the queries do not see what the causal order and the window leave them."""

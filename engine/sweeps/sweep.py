@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -28,7 +28,7 @@ from engine.model.decoder import Decoder
 from engine.model.layer import Layer
 from engine.sweeps.probe import Probe
 from engine.sweeps.readout import Limits, Readout, Site
-from engine.sweeps.variants import Variants
+from engine.sweeps.variants import Variants, only_cut
 
 
 def sweep(
@@ -80,7 +80,7 @@ class _Run:
         Full is what attention and MLP add together; no two streams are subtracted.
         """
         batch = self.batch
-        z, masses = self._attend(index, layer, residual, measured=measured, final=final)
+        z, left, masses = self._attend(index, layer, residual, measured=measured, final=final)
         attn_out = layer.carry_attn(z)
         added, attn_delta = attn_out.split(attn_out.rows)
         attn = (added if final else batch.at_query(added)).clone()
@@ -92,7 +92,7 @@ class _Run:
         sites: tuple[Site, ...] = ()
         if measured:
             full = attn + self._at_query(mlp_out, final=final)
-            heads = Site(self._at_query(z, final=final), z.delta, self.decoder.heads.num_heads)
+            heads = Site(self._at_query(z, final=final), z.delta, self.decoder.heads.num_heads, left)
             leaving = Site(total if final else batch.at_query(total), full_delta)
             more = self._more(layer, heads, self._at_query(mlp_out, final=final), mlp_out.delta, leaving)
             sites = (Site(full, full_delta), Site(attn, attn_delta), heads, *more)
@@ -115,17 +115,21 @@ class _Run:
 
     def _attend(
         self, index: int, layer: Layer, residual: Float[Tensor, "r e"], *, measured: bool, final: bool
-    ) -> tuple[Carried, Float[Tensor, "m h"] | None]:
-        """Head outputs of every row (of the queries alone when ``final``) and, if ``measured``, their differences; and
-        the hidden share of the baseline's pattern, if it was asked for.
+    ) -> tuple[Carried, Float[Tensor, "m c"] | None, Float[Tensor, "m h"] | None]:
+        """Head outputs of every row (of the queries alone when ``final``) and, if ``measured``, their differences; what
+        is left of them, where that may be little; and the hidden share of the baseline's pattern, if it was asked for.
         """
         attention, prompts, masks = layer.attention, self.batch.prompts, self._masks(layer.attention.window)
         scoring, sink = attention.scoring, attention.scoring.sink(attention.heads.num_kv_heads, "kv g 1")
         q, k, v = layer.project(residual, self.rotaries, max_rows=self.limits.rows)
-        if measured and self._short and masks.blind is None:
+        if measured and self._short and masks.blind is None and sink is None:
             copies = self._copies(attention.window, only_query=final)
             z = joint_z(q, k, v, scoring=scoring, copies=copies)
-            return Carried(z, copies.num_baseline, self.batch.query_origins if final else self.batch.origins), None
+            return (
+                Carried(z, copies.num_baseline, self.batch.query_origins if final else self.batch.origins),
+                None,
+                None,
+            )
         keys, values = prompts.heads(k), prompts.heads(v)
         read_keys, read_values = self.batch.of_readings(keys), self.batch.of_readings(values)
         scores = query_scores(self.batch.at_query(q), read_keys, scoring=scoring, visible=masks.visible)
@@ -136,14 +140,15 @@ class _Run:
             grid = causal_z(prompts.heads(q), keys, values, scoring=scoring, window=attention.window)
             z = prompts.from_heads(grid)
         if not measured:
-            return Carried(z, len(z), self.batch.origins.none()), None
+            return Carried(z, len(z), self.batch.origins.none()), None, None
         at_query = z if final else self.batch.at_query(z)
         delta = self._variants.of(scores, pattern, read_values, masks, z=at_query, sink=sink)
+        left = self._variants.left(scores, read_values, sink)
         if self._cut_heads is not None:
-            delta = delta * repeat(self._cut_heads[index], "h -> (h d)", d=self.decoder.heads.head_dim)
+            delta, left = only_cut(self._cut_heads[index], delta, left)
         variants = self.batch.variants
         masses = variants.rows(hidden_masses(pattern, self.batch.chosen)) if self.probe.masses else None
-        return carried(z, delta, self.batch.query_origins if final else self.batch.origins), masses
+        return carried(z, delta, self.batch.query_origins if final else self.batch.origins), left, masses
 
     def _masks(self, window: int | None) -> Masks:
         if window not in self.masks:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from engine.kernels.attention import leave_one_out, value_difference, z_difference
+from engine.kernels.attention import leave_one_out, masked_z, value_difference, z_difference
 from engine.kernels.batches import Batch
 from engine.kernels.masks import Masks
 from engine.sweeps.probe import Probe
@@ -51,6 +51,16 @@ class Variants:
             for h, b in zip(hidden, blind, strict=True)
         ]
         return self.batch.variants.rows(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+
+    def left(
+        self, scores: Float[Tensor, "b kv g k"], values: Float[Tensor, "b kv k d"], sink: Float[Tensor, "kv g 1"] | None
+    ) -> Float[Tensor, "m c"] | None:
+        """The variants' head outputs themselves, where masks may leave next to nothing of them: beside a sink."""
+        if sink is None or self.probe.intervention != "mask":
+            return None
+        at_once = max(1, self.limits.pattern_cells // scores.numel())
+        parts = [masked_z(scores, values, hidden=h, sink=sink) for h in self.batch.hidden.split(at_once, dim=2)]
+        return self.batch.variants.rows(torch.cat(parts, dim=1))
 
     def _replaced(
         self, pattern: Float[Tensor, "b kv g k"], values: Float[Tensor, "b kv k d"], z: Float[Tensor, "b c"]
@@ -96,3 +106,11 @@ class Variants:
         if self.batch.every_key or keys is None:
             return flat
         return flat.gather(1, rearrange(keys, "b v -> b v 1").expand(-1, -1, flat.shape[2]))
+
+
+def only_cut(
+    heads: Float[Tensor, " h"], delta: Float[Tensor, "m c"], left: Float[Tensor, "m c"] | None
+) -> tuple[Float[Tensor, "m c"], Float[Tensor, "m c"] | None]:
+    """Differences, and what is left, of variants that change only those ``heads`` that are not 0."""
+    is_cut = repeat(heads, "h -> (h d)", d=delta.shape[1] // len(heads))
+    return delta * is_cut, None if left is None else left.masked_fill(is_cut == 0, torch.inf)
