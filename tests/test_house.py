@@ -25,7 +25,7 @@ ORDER = [
     *(f"text.{name}" for name in ("characters", "spans", "groups", "rules")),
     *(f"kernels.{name}" for name in ("difference", "norms", "activations", "products", "split", "projection")),
     *(f"kernels.{name}" for name in ("experts", "rotary", "caps", "scores", "batches", "masks", "causal")),
-    *("kernels.attention", "kernels.shifts", "demo"),
+    *("kernels.attention", "kernels.remains", "kernels.shifts", "demo"),
     *(f"model.{name}" for name in ("tensors", "blocks", "streaming", "stored", "view", "mlps", "layer", "ends")),
     *(
         f"model.{name}"

@@ -60,24 +60,6 @@ def z_difference(
     return rearrange(delta, "b kv (v g) d -> b v (kv g d)", v=hidden.shape[2])
 
 
-def masked_z(
-    scores: Float[Tensor, "b kv g k"],
-    values: Float[Tensor, "b kv k d"],
-    *,
-    hidden: Bool[Tensor, "b 1 v 1 k"],
-    sink: Float[Tensor, "kv g 1"],
-) -> Float[Tensor, "b v c"]:
-    """The head outputs z' of every variant as sums of their own.
-
-    Beside a ``sink`` the visible keys may hold next to nothing, and baseline and difference next to each other's
-    negative: their sum would have no digits of what is left.
-    """
-    masked = torch.where(hidden, -torch.inf, rearrange(scores, "b kv g k -> b kv 1 g k"))
-    weights = softmax(masked, rearrange(sink, "kv g 1 -> kv 1 g 1"))
-    z = attended(rearrange(weights, "b kv v g k -> b kv (v g) k"), values)
-    return rearrange(z, "b kv (v g) d -> b v (kv g d)", v=hidden.shape[2])
-
-
 def value_difference(
     pattern: Float[Tensor, "b kv g k"],
     values: Float[Tensor, "b kv k d"],

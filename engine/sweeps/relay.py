@@ -111,7 +111,7 @@ class _Run:
         values = handed.v[None].expand(len(batch.of), -1, -1, -1)
         z = rearrange(attended(pattern, values), "b kv g d -> b (kv g d)")
         delta = self._variants.of(scores, pattern, values, masks, z=z, sink=handed.sink)
-        left = self._variants.left(scores, values, handed.sink)
+        left = self._variants.left(scores, pattern, values, sink=handed.sink)
         if self._cut_heads is not None:
             delta, left = only_cut(self._cut_heads[index], delta, left)
         masses = batch.variants.rows(hidden_masses(pattern, batch.chosen)) if self.probe.masses else None

@@ -107,7 +107,8 @@ class _Run:
         if "Resid" in self.probe.sites:
             yield leaving
         if "Result_h" in self.probe.sites:
-            yield Site(layer.head_results(heads.baseline), layer.head_results(heads.delta), heads.num_vectors)
+            left = None if heads.left is None else layer.head_results(heads.left)
+            yield Site(layer.head_results(heads.baseline), layer.head_results(heads.delta), heads.num_vectors, left)
 
     def _at_query(self, x: Carried, *, final: bool) -> Float[Tensor, "b c"]:
         """The queries' baseline rows; after the last layer's attention there are no others."""
@@ -143,7 +144,7 @@ class _Run:
             return Carried(z, len(z), self.batch.origins.none()), None, None
         at_query = z if final else self.batch.at_query(z)
         delta = self._variants.of(scores, pattern, read_values, masks, z=at_query, sink=sink)
-        left = self._variants.left(scores, read_values, sink)
+        left = self._variants.left(scores, pattern, read_values, sink=sink)
         if self._cut_heads is not None:
             delta, left = only_cut(self._cut_heads[index], delta, left)
         variants = self.batch.variants

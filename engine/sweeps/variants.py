@@ -11,9 +11,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from engine.kernels.attention import leave_one_out, masked_z, value_difference, z_difference
+from engine.kernels.attention import leave_one_out, value_difference, z_difference
 from engine.kernels.batches import Batch
 from engine.kernels.masks import Masks
+from engine.kernels.remains import masked_z, replaced_z
 from engine.sweeps.probe import Probe
 from engine.sweeps.readout import Limits
 
@@ -53,13 +54,27 @@ class Variants:
         return self.batch.variants.rows(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
 
     def left(
-        self, scores: Float[Tensor, "b kv g k"], values: Float[Tensor, "b kv k d"], sink: Float[Tensor, "kv g 1"] | None
+        self,
+        scores: Float[Tensor, "b kv g k"],
+        pattern: Float[Tensor, "b kv g k"],
+        values: Float[Tensor, "b kv k d"],
+        *,
+        sink: Float[Tensor, "kv g 1"] | None = None,
     ) -> Float[Tensor, "m c"] | None:
-        """The variants' head outputs themselves, where masks may leave next to nothing of them: beside a sink."""
-        if sink is None or self.probe.intervention != "mask":
+        """The variants' head outputs themselves, where next to nothing may be left of them: a mask without a sink makes
+        a whole pattern of whatever it leaves.
+        """
+        is_mask = self.probe.intervention == "mask"
+        if is_mask and sink is None:
             return None
+        means = self._means(values) if self.probe.intervention == "value-mean" else None
         at_once = max(1, self.limits.pattern_cells // scores.numel())
-        parts = [masked_z(scores, values, hidden=h, sink=sink) for h in self.batch.hidden.split(at_once, dim=2)]
+        parts = [
+            replaced_z(pattern, values, hidden=hidden, means=means)
+            if sink is None or not is_mask
+            else masked_z(scores, values, hidden=hidden, sink=sink)
+            for hidden in self.batch.hidden.split(at_once, dim=2)
+        ]
         return self.batch.variants.rows(torch.cat(parts, dim=1))
 
     def _replaced(

@@ -1,10 +1,12 @@
-"""Beside a sink a knockout can leave next to nothing of a head; its direction keeps its digits all the same."""
+"""A knockout can leave next to nothing of a head; the direction of what is left keeps its digits all the same."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from comparing import assert_same
+from naive_questions import naive_answer
 
 from benchmarks.naive import run_naive
 from benchmarks.oracle import float64_model
@@ -14,6 +16,7 @@ from engine.sweeps.distances import distances
 from engine.sweeps.variants import Variants
 
 CASE = next(case for case in CASES if case.family == "gpt-oss")
+PLAIN = next(case for case in CASES if case.family == "Qwen3")
 
 
 def filled(length, sink):
@@ -49,9 +52,25 @@ def test_heads_that_lose_nearly_all_keep_their_cosines(length, sink, route, monk
     masker, naive = AttentionMasker(wide, route=route), run_naive(wide, prompt, wide=True).distances[:, :, 2:]
     ours = masker.measure(prompt).distances[:, :, 2:]
     np.testing.assert_allclose(ours[..., 1], naive[..., 1], rtol=1e-7, atol=1e-9)
-    monkeypatch.setattr(Variants, "left", lambda *_: None)
+    monkeypatch.setattr(Variants, "left", lambda *_, **__: None)
     as_sums = masker.measure(prompt).distances[:, :, 2:]
     assert not np.allclose(as_sums[..., 1], naive[..., 1], rtol=0, atol=1e-3), "the case shows what it is about"
+
+
+@pytest.mark.parametrize("intervention", ["value-zero", "value-mean"])
+def test_heads_that_lose_nearly_all_values_keep_their_cosines(intervention, monkeypatch):
+    model = build(PLAIN)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.q_norm.weight.mul_(30.0)
+    wide, prompt = float64_model(model), list(range(3, 12))
+    words = {"intervention": intervention, "sites": ["Result_h"]}
+    masker, theirs = AttentionMasker(wide), naive_answer(wide, prompt, **words)
+    assert_same(masker.run(prompt, **words), theirs)
+    monkeypatch.setattr(Variants, "left", lambda *_, **__: None)
+    if intervention == "value-zero":
+        with pytest.raises(AssertionError, match="cosine_distance"):
+            assert_same(masker.run(prompt, **words), theirs)
 
 
 def test_heads_that_are_not_cut_are_as_they_were():
