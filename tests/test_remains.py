@@ -12,7 +12,9 @@ from benchmarks.naive import run_naive
 from benchmarks.oracle import float64_model
 from benchmarks.zoo import CASES, build
 from engine import AttentionMasker
+from engine.runs import trips
 from engine.sweeps.distances import distances
+from engine.sweeps.travelling import travel
 from engine.sweeps.variants import Variants
 
 CASE = next(case for case in CASES if case.family == "gpt-oss")
@@ -30,6 +32,15 @@ def filled(length, sink):
             layer.self_attn.sinks.fill_(sink)
     others = np.random.default_rng(5).integers(0, model.config.vocab_size, 9)
     return model, [63] * (length - 9) + others.tolist()
+
+
+def peaked():
+    """A model whose heads lie with one key each."""
+    model = build(PLAIN)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.q_norm.weight.mul_(30.0)
+    return model
 
 
 @pytest.mark.parametrize("share", [0.4, 1e-3, 1e-7, 1e-20, 1e-30])
@@ -59,16 +70,25 @@ def test_heads_that_lose_nearly_all_keep_their_cosines(length, sink, route, monk
 
 @pytest.mark.parametrize("intervention", ["value-zero", "value-mean"])
 def test_heads_that_lose_nearly_all_values_keep_their_cosines(intervention, monkeypatch):
-    model = build(PLAIN)
-    with torch.no_grad():
-        for layer in model.model.layers:
-            layer.self_attn.q_norm.weight.mul_(30.0)
-    wide, prompt = float64_model(model), list(range(3, 12))
+    wide, prompt = float64_model(peaked()), list(range(3, 12))
     words = {"intervention": intervention, "sites": ["Result_h"]}
     masker, theirs = AttentionMasker(wide), naive_answer(wide, prompt, **words)
     assert_same(masker.run(prompt, **words), theirs)
     monkeypatch.setattr(Variants, "left", lambda *_, **__: None)
     if intervention == "value-zero":
+        with pytest.raises(AssertionError, match="cosine_distance"):
+            assert_same(masker.run(prompt, **words), theirs)
+
+
+@pytest.mark.parametrize("intervention", ["mask", "value-zero", "value-mean"])
+def test_heads_that_lose_nearly_all_keep_their_cosines_where_effects_travel(intervention, monkeypatch):
+    model, prompt = filled(9, 30.0) if intervention == "mask" else (peaked(), list(range(3, 12)))
+    wide = float64_model(model)
+    words = {"cut": "all", "intervention": intervention, "query": [5, 8], "sites": ["Result_h"]}
+    masker, theirs = AttentionMasker(wide), naive_answer(wide, prompt, **words)
+    assert_same(masker.run(prompt, **words), theirs)
+    monkeypatch.setattr(trips, "travel", lambda *args, queries, **more: travel(*args, **more))
+    if intervention != "value-mean":
         with pytest.raises(AssertionError, match="cosine_distance"):
             assert_same(masker.run(prompt, **words), theirs)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from engine.kernels.caps import bent, bent_shift
@@ -58,13 +58,25 @@ class Hidden:
     mean: Float[Tensor, "b kv d"] | None = None
 
 
-def shifted_z(base: Baseline, moved: Moved, hidden: Hidden) -> Float[Tensor, "f b n c"]:
-    """How the forks' head outputs ``c = (kv g d)`` differ from the baseline's.
-
-    With a and a' the patterns before and after: z' - z = Σ_k (a'_k - a_k)·v_k + Σ_k a'_k·Δv_k. Every term has a
-    difference as a factor, so a small effect keeps its digits.
+@dataclass(frozen=True, slots=True)
+class Shifted:
+    """Patterns of the forks: the weights that values keep, how those differ from the baseline's, and what is ``lost``
+    with hidden values where no key gets -inf.
     """
-    num_kv, own = base.k.shape[1], slice(base.k.shape[2] - base.q.shape[2], None)
+
+    weights: Float[Tensor, "b kv f g n k"]
+    change: Float[Tensor, "b kv f g n k"]
+    lost: Float[Tensor, "b kv f g n k"] | None
+
+    def at(self, queries: Int[Tensor, " n2"]) -> "Shifted":
+        """The patterns of some of the queries."""
+        lost = None if self.lost is None else self.lost.index_select(-2, queries)
+        return Shifted(self.weights.index_select(-2, queries), self.change.index_select(-2, queries), lost)
+
+
+def shifted_pattern(base: Baseline, moved: Moved, hidden: Hidden) -> Shifted:
+    """The patterns when queries and keys move and keys are hidden."""
+    num_kv = base.k.shape[1]
     q = rearrange(base.q * base.scoring.scale, "b (kv g) n d -> b kv 1 g n d", kv=num_kv)
     products = q @ rearrange(base.k, "b kv k d -> b kv 1 1 d k")
     scores = torch.where(base.visible, bent(products, base.scoring.soft_cap), -torch.inf)
@@ -73,15 +85,31 @@ def shifted_z(base: Baseline, moved: Moved, hidden: Hidden) -> Float[Tensor, "f 
         shift.masked_fill_(hidden.keys, -torch.inf)
     sink, blind = base.scoring.sink(num_kv, "kv 1 g 1 1"), hidden.blind if hidden.masks else None
     pattern, change = pattern_difference(scores, shift, blind=blind, sink=sink)
-    own_weights = pattern[..., own]
-    lost = None if hidden.masks else pattern * hidden.keys
-    if lost is not None:
-        change, own_weights = change - lost, own_weights - lost[..., own]
-    rows = rearrange(change, "b kv f g n k -> b kv (f g n) k") @ base.v
-    z = rearrange(rows, "b kv (f g n) d -> b kv f g n d", g=q.shape[3], n=q.shape[4])
-    z += _over_own_keys(own_weights, rearrange(moved.v, "f b m kv d -> b kv f m d"))
-    if lost is not None and hidden.mean is not None:
-        z += lost.sum(-1, keepdim=True) * rearrange(hidden.mean, "b kv d -> b kv 1 1 1 d")
+    if hidden.masks:
+        return Shifted(pattern, change, None)
+    lost = pattern * hidden.keys
+    return Shifted(pattern - lost, change - lost, lost)
+
+
+def shifted_z(
+    base: Baseline,
+    moved: Moved,
+    patterns: Shifted,
+    *,
+    mean: Float[Tensor, "b kv d"] | None = None,
+    whole: bool = False,
+) -> Float[Tensor, "f b n c"]:
+    """How the forks' head outputs ``c = (kv g d)`` differ from the baseline's or, if ``whole``, what they are.
+
+    With a and a' the patterns before and after: z' - z = Σ_k (a'_k - a_k)·v_k + Σ_k a'_k·Δv_k. Every term has a
+    difference as a factor, so a small effect keeps its digits; z' has a'_k·v_k in the first sum.
+    """
+    first, group, own = patterns.weights if whole else patterns.change, patterns.weights.shape[3], moved.v.shape[2]
+    rows = rearrange(first, "b kv f g n k -> b kv (f g n) k") @ base.v
+    z = rearrange(rows, "b kv (f g n) d -> b kv f g n d", g=group, n=first.shape[4])
+    z += _over_own_keys(patterns.weights[..., -own:], rearrange(moved.v, "f b m kv d -> b kv f m d"))
+    if patterns.lost is not None and mean is not None:
+        z += patterns.lost.sum(-1, keepdim=True) * rearrange(mean, "b kv d -> b kv 1 1 1 d")
     return rearrange(z, "b kv f g n d -> f b n (kv g d)")
 
 
@@ -155,7 +183,7 @@ def _over_own_keys(
     weights: Float[Tensor, "b kv f g n m"], values: Float[Tensor, "b kv f m d"]
 ) -> Float[Tensor, "b kv f g n d"]:
     """Values of the queries' own fork, summed with the weights of every query."""
-    if weights.shape[4] == 1:
+    if weights.shape[5] == 1:
         return weights * rearrange(values, "b kv f 1 d -> b kv f 1 1 d")
     rows = rearrange(weights, "b kv f g n m -> b kv f (g n) m") @ values
     return rearrange(rows, "b kv f (g n) d -> b kv f g n d", n=weights.shape[4])

@@ -63,7 +63,7 @@ class Trip:
         question, layers = self._task.question, self._task.layers
         reads = reads_of(self._journey, self._first.itinerary.asked)
         by_head = "Result_h" in question.sites
-        stations = self._watch(travel(self._journey, last=max(layers), by_head=by_head))
+        stations = self._watch(travel(self._journey, last=max(layers), queries=reads.positions, by_head=by_head))
         readouts = read_stations(self._journey, reads, stations, set(layers), question.sites)
         relative = "relative_l2" in question.columns
         measured, _ = measure_readouts(readouts, reads.of.rows, limits=self._journey.limits, relative=relative)

@@ -36,13 +36,16 @@ class Reads:
 
     def of_forks(self, x: Carried) -> Float[Tensor, "m c"]:
         """The difference of each read."""
+        return self.among(x.delta)
+
+    def among(self, rows: Float[Tensor, "n c"], *, nowhere: float = 0.0) -> Float[Tensor, "m c"]:
+        """The row of each read among the forks' rows; ``nowhere`` is what stands for a fork that does not differ."""
         there = self.places >= 0
-        rows = torch.from_numpy(self.places[there]).to(x.rows.device, non_blocking=True)
-        found = x.delta.index_select(0, rows)
+        found = rows.index_select(0, torch.from_numpy(self.places[there]).to(rows.device, non_blocking=True))
         if there.all():
             return found
-        where = torch.from_numpy(np.flatnonzero(there)).to(x.rows.device, non_blocking=True)
-        return found.new_zeros(len(there), found.shape[1]).index_copy_(0, where, found)
+        where = torch.from_numpy(np.flatnonzero(there)).to(rows.device, non_blocking=True)
+        return found.new_full((len(there), found.shape[1]), nowhere).index_copy_(0, where, found)
 
     def rows(self, x: Carried) -> Carried:
         """Baseline rows and reads, to be carried on together."""
@@ -100,7 +103,8 @@ def _sites(journey: Journey, reads: Reads, station: Station, more: tuple[str, ..
     count = journey.decoder.heads.num_heads
     yield Site(attn.baseline + mlp.baseline, attn.delta + mlp.delta)
     yield attn
-    yield Site(z.baseline, z.delta, count)
+    left = None if station.left is None else reads.among(station.left, nowhere=torch.inf)
+    yield Site(z.baseline, z.delta, count, left)
     if "MLP" in more:
         yield mlp
     if "Resid" in more:
@@ -108,4 +112,5 @@ def _sites(journey: Journey, reads: Reads, station: Station, more: tuple[str, ..
     if "Result_h" in more:
         results = station.head_results
         assert results is not None
-        yield Site(results(z.baseline), results(z.delta), count)
+        of_left = None if left is None else results(left)
+        yield Site(results(z.baseline), results(z.delta), count, of_left)

@@ -14,13 +14,13 @@ from functools import cached_property
 import numpy as np
 import torch
 from einops import rearrange, reduce
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from engine.kernels.causal import causal_z
 from engine.kernels.difference import Carried
 from engine.kernels.masks import visible_keys
-from engine.kernels.shifts import Baseline, Hidden, Moved, shifted_z
+from engine.kernels.shifts import Baseline, Hidden, Moved, shifted_pattern, shifted_z
 from engine.model.layer import Layer
 from engine.sweeps.journey import Journey
 from engine.text.forks import Bundle
@@ -40,16 +40,19 @@ class Station:
     residual: Carried
     active: tuple[int, ...]
     """How many forks of each bundle have joined."""
+    left: Float[Tensor, "m c"] | None
+    """The forks' head outputs themselves at the queries that are read, infinite at others; None where no knockout can
+    leave next to nothing of them: a mask without a sink makes a whole pattern of whatever it leaves."""
     head_results: Callable[[Float[Tensor, "n c"]], Float[Tensor, "n he"]] | None
     """What each head adds to the stream, from rows of ``z``; it holds the layer, and is there only if asked for."""
 
 
-def travel(journey: Journey, *, last: int, by_head: bool = False) -> Iterator[Station]:
-    """Run the layers 0 to ``last`` and yield what each shows, ``by_head`` as well what each head adds. The caller
-    decides on inference mode.
+def travel(journey: Journey, *, last: int, queries: Sequence[int] = (), by_head: bool = False) -> Iterator[Station]:
+    """Run the layers 0 to ``last`` and yield what each shows: what is left of heads only at the ``queries`` that are
+    read, and what each head adds only if ``by_head``. The caller decides on inference mode.
     """
     decoder, passing = journey.decoder, journey.decoder.layers[: last + 1]
-    runs = {device: _Run(journey.to(device), by_head) for device in dict.fromkeys(decoder.places)}
+    runs = {device: _Run(journey.to(device), tuple(queries), by_head) for device in dict.fromkeys(decoder.places)}
     stream: Carried | None = None
     for index, device in enumerate(decoder.places[: last + 1]):
         entering = None if stream is None else stream.to(device)
@@ -64,6 +67,7 @@ class _Run:
     """One journey on its way through those layers of a decoder that lie on one device."""
 
     journey: Journey
+    queries: tuple[int, ...]
     by_head: bool
 
     def layer(self, index: int, layer: Layer, stream: Carried | None) -> Station:
@@ -73,13 +77,13 @@ class _Run:
         before = tuple(bundle.num_active(index - 1) for bundle in journey.bundles)
         if stream is None:
             stream = journey.carried(self._embedded(before), before)
-        z = self._attend(index, layer, stream, before, active)
+        z, left = self._attend(index, layer, stream, before, active)
         attn = layer.carry_attn(z)
         entering = self._widened(stream, attn, before, active)
         middle = attn.with_rows(attn.rows + entering.rows)
         mlp = layer.carry_mlp(entering, middle, max_rows=journey.limits.rows)
         results = layer.head_results if self.by_head else None
-        return Station(index, z, attn, mlp, middle.with_rows(middle.rows + mlp.rows), active, results)
+        return Station(index, z, attn, mlp, middle.with_rows(middle.rows + mlp.rows), active, left, results)
 
     def _embedded(self, before: Sequence[int]) -> Float[Tensor, "r e"]:
         """The baseline's first state; no fork has joined before the first layer."""
@@ -97,25 +101,27 @@ class _Run:
 
     def _attend(
         self, index: int, layer: Layer, stream: Carried, before: Sequence[int], active: Sequence[int]
-    ) -> Carried:
-        """The head outputs of every row, as differences where a fork has joined."""
+    ) -> tuple[Carried, Float[Tensor, "m c"] | None]:
+        """The head outputs of every row, as differences where a fork has joined, and what is left of those."""
         rotaries = self.journey.decoder.rotaries(self.journey.positions(before), self.journey.num_positions)
         q, k, v = layer.project_carried(stream, rotaries, max_rows=self.journey.limits.rows)
         s = self.journey.token_ids.shape[1]
         base = [rearrange(x[: stream.num_baseline], "(b s) h d -> b h s d", s=s) for x in (q, k, v)]
         z = causal_z(*base, scoring=layer.attention.scoring, window=layer.attention.window)
         deltas = [self.journey.bundled(x[stream.num_baseline :], before) for x in (q, k, v)]
-        parts = [rearrange(z, "b h s d -> (b s) (h d)")]
+        parts, left = [rearrange(z, "b h s d -> (b s) (h d)")], []
         for place, bundle in enumerate(self.journey.bundles):
             if active[place]:
                 moved = [self.journey.grid(x[place], bundle, before[place], active[place]) for x in deltas]
-                parts += self._shifted(index, layer, place, base, moved, active[place])
-        return self.journey.carried(torch.cat(parts), active)
+                for shift, rest in self._shifted(index, layer, place, base, moved, active[place]):
+                    parts.append(shift)
+                    left += [] if rest is None else [rest]
+        return self.journey.carried(torch.cat(parts), active), torch.cat(left) if left else None
 
     def _shifted(
         self, index: int, layer: Layer, place: int, base: Sequence[Tensor], moved: Sequence[Tensor], active: int
-    ) -> Iterator[Float[Tensor, "fbn c"]]:
-        """The head outputs' differences of one bundle, some forks at a time."""
+    ) -> Iterator[tuple[Float[Tensor, "fbn c"], Float[Tensor, "fbn c"] | None]]:
+        """The head outputs' differences of one bundle, some forks at a time, and what is left."""
         attention, bundle = layer.attention, self.journey.bundles[place]
         q, k, v = base
         baseline = Baseline(
@@ -125,13 +131,14 @@ class _Run:
             self._visible(bundle, attention.window),
             attention.scoring,
         )
+        can_vanish = self.journey.intervention != "mask" or attention.scoring.sinks is not None
+        queries = self._read[place] if can_vanish else None
         cells = q.shape[0] * q.shape[1] * bundle.num_positions * bundle.stop
         at_once = max(1, self.journey.limits.pattern_cells // cells)
         for start in range(0, active, at_once):
             forks = slice(start, min(start + at_once, active))
             hidden = self._hidden(index, place, forks, baseline.visible, v)
-            z = shifted_z(baseline, Moved(*(x[forks] for x in moved)), hidden)
-            yield rearrange(z, "f b n c -> (f b n) c")
+            yield _outputs(baseline, Moved(*(x[forks] for x in moved)), hidden, queries)
 
     def _hidden(
         self, index: int, place: int, forks: slice, visible: Bool[Tensor, "n k"], values: Float[Tensor, "b kv s d"]
@@ -157,6 +164,13 @@ class _Run:
         return [self.journey.on_device(bundle.hidden()) for bundle in self.journey.bundles]
 
     @cached_property
+    def _read(self) -> list[Int[Tensor, " n2"] | None]:
+        """The queries of each bundle that are read; None where none is."""
+        queries = np.array(self.queries, dtype=np.int64)
+        within = [queries[(b.start <= queries) & (queries < b.stop)] - b.start for b in self.journey.bundles]
+        return [self.journey.on_device(some) if self.queries else None for some in within]
+
+    @cached_property
     def _cuts(self) -> list[Bool[Tensor, "l f"]]:
         layers = range(len(self.journey.decoder.layers))
         return [self.journey.on_device(np.stack([b.cut(layer) for layer in layers])) for b in self.journey.bundles]
@@ -164,3 +178,16 @@ class _Run:
     @cached_property
     def _cut_heads(self) -> Bool[Tensor, "l h"] | None:
         return None if self.journey.heads is None else self.journey.on_device(self.journey.heads)
+
+
+def _outputs(
+    base: Baseline, moved: Moved, hidden: Hidden, queries: Int[Tensor, " n2"] | None
+) -> tuple[Float[Tensor, "fbn c"], Float[Tensor, "fbn c"] | None]:
+    """Some forks' head outputs: how they differ and, at ``queries``, what they are."""
+    patterns = shifted_pattern(base, moved, hidden)
+    shift = shifted_z(base, moved, patterns, mean=hidden.mean)
+    left = None
+    if queries is not None:
+        there = shifted_z(base, moved, patterns.at(queries), mean=hidden.mean, whole=True)
+        left = rearrange(torch.full_like(shift, torch.inf).index_copy_(2, queries, there), "f b n c -> (f b n) c")
+    return rearrange(shift, "f b n c -> (f b n) c"), left
