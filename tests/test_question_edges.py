@@ -1,6 +1,7 @@
 """Questions at their edges: far moves of attention, broken weights, parts, words that travel."""
 
 import copy
+from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
@@ -13,7 +14,7 @@ from tiny import CASES, build, token_ids
 
 from benchmarks.oracle import float64_model
 from engine import AttentionMasker, read_results
-from engine.errors import NumbersError, SelectionError
+from engine.errors import NumbersError, PromptError, SelectionError
 from engine.questions.question import ask
 from engine.runs.schedule import Schedule
 from engine.tables.effects import EFFECT_SCHEMA
@@ -48,6 +49,14 @@ def test_peaked_attention_that_moves_far(name):
     model, ids = wide(name, 30)
     words = {"cut": "window:1", "read": "output"}
     assert_same(AttentionMasker(model).run(ids, **words), naive_answer(model, ids, **words))
+
+
+def test_an_answer_needs_room_behind_the_prompt():
+    masker = AttentionMasker(build(replace(CASES[0], config=CASES[0].config | {"max_position_embeddings": 9})))
+    prompt = list(range(1, 9))
+    assert len(masker.run(prompt, read="output", answer=[5, 6]))
+    with pytest.raises(PromptError, match="8 tokens and 2 of the answer behind it, the model reads 9; shorten one"):
+        masker.run(prompt, read="output", answer=[5, 6, 7])
 
 
 def test_negative_layers_have_no_heads():

@@ -45,16 +45,13 @@ class Preparing:
             prompts,
             self._tokenizer,
             vocab_size=self._decoder.vocab_size,
-            max_positions=self._max_positions,
+            max_positions=self._decoder.max_positions,
             min_tokens=1 if any(sight.has_sink for sight in self._decoder.sights) else 2,
+            num_following=max(0, len(self._answer) - 1),
             reading=self._reading,
         )
         ids = range(len(prompts)) if prompt_ids is None else prompt_ids
         return [self._job(prompt, prompt_id) for prompt, prompt_id in zip(found, ids, strict=True)]
-
-    @property
-    def _max_positions(self) -> int:
-        return self._decoder.max_positions - max(0, len(self._answer) - 1)
 
     def _job(self, prompt: Prompt | ImpactError, prompt_id: Any) -> Job | ImpactError:
         if isinstance(prompt, ImpactError):

@@ -40,13 +40,15 @@ def read_prompts(
     vocab_size: int,
     max_positions: int,
     min_tokens: int = 2,
+    num_following: int = 0,
     reading: Reading = PLAIN,
 ) -> list[Prompt | PromptError]:
     """Tokenize texts (or take token ids as they are) and check that the model can read them.
 
-    In the place of a prompt shorter than ``min_tokens`` (a lone token can be hidden only where there are sinks) or
-    longer than ``max_positions``, an id outside the vocabulary, text that is not valid Unicode, text without a
-    tokenizer, and what ``reading`` asks in vain stands the ``PromptError`` that says so.
+    In the place of a prompt shorter than ``min_tokens`` (a lone token can be hidden only where there are sinks) or too
+    long for ``max_positions`` with ``num_following`` tokens of an answer behind it, an id outside the vocabulary, text
+    that is not valid Unicode, text without a tokenizer, and what ``reading`` asks in vain stands the ``PromptError``
+    that says so.
     """
     found = [_attempt(_readable, source, tokenizer) for source in sources]
     if reading != PLAIN:
@@ -56,7 +58,7 @@ def read_prompts(
         found = [_attempt(converse, each) for each in found]
     ids, notes = encoded([each for each in found if isinstance(each, TEXTS)], tokenizer, reading)
     read = iter(ids)
-    limits = (vocab_size, min_tokens, max_positions)
+    limits = (vocab_size, min_tokens, max_positions, num_following)
     checked = [_attempt(_checked_ids, next(read) if isinstance(each, TEXTS) else each, *limits) for each in found]
     different = sorted({token_id for each in checked if isinstance(each, tuple) for token_id in each})
     piece = dict(zip(different, readable_pieces(different, tokenizer), strict=True)).__getitem__
@@ -129,15 +131,21 @@ def _as_ids(source: Any) -> tuple[int, ...]:
     return tuple(array.tolist())
 
 
-def _checked_ids(token_ids: tuple[int, ...], vocab_size: int, min_tokens: int, max_positions: int) -> tuple[int, ...]:
+def _checked_ids(
+    token_ids: tuple[int, ...], vocab_size: int, min_tokens: int, max_positions: int, num_following: int
+) -> tuple[int, ...]:
     """Raise ``PromptError`` unless the model can read these ids."""
     if len(token_ids) < min_tokens:
         raise PromptError(
             f"the prompt has {len(token_ids)} of the two tokens it needs: with a lone token masked "
             "there is nothing left to attend to; give a longer prompt"
         )
-    if len(token_ids) > max_positions:
-        raise PromptError(f"the prompt has {len(token_ids)} tokens, the model reads {max_positions}; shorten it")
+    if len(token_ids) + num_following > max_positions:
+        answer = f" and {num_following} of the answer behind it" if num_following else ""
+        raise PromptError(
+            f"the prompt has {len(token_ids)} tokens{answer}, the model reads {max_positions}; shorten "
+            + ("one of them" if answer else "it")
+        )
     for token_id in (min(token_ids), max(token_ids)):
         if not 0 <= token_id < vocab_size:
             raise PromptError(f"there is no token {token_id}; this model has ids 0 to {vocab_size - 1}")
