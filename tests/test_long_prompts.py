@@ -1,5 +1,6 @@
 """Ten thousand tokens: sane in time and memory, and right in cells that transformers computes from a cache."""
 
+import inspect
 import resource
 import time
 from dataclasses import replace
@@ -57,8 +58,10 @@ def cached(model):
     """(layer, token) -> L2 distance of Attn, each from a forward of the last token alone."""
     model.set_attn_implementation("sdpa")
     prompt, cache = torch.tensor([long_prompt()]), DynamicCache()
+    names = inspect.signature(model.base_model.forward).parameters
+    known = {"cache" if "cache" in names else "past_key_values": cache}  # renamed by transformers 5.24
     with torch.inference_mode():
-        model.base_model(prompt[:, :-1], past_key_values=cache, use_cache=True)
+        model.base_model(prompt[:, :-1], **known, use_cache=True)
 
     @torch.inference_mode()
     def added(layer, hidden):
@@ -70,7 +73,7 @@ def cached(model):
             attention.register_forward_pre_hook(lambda _, a, k: (a, {**k, "attention_mask": mask}), with_kwargs=True)
         ]
         hooks.append(attention.register_forward_hook(lambda _, __, out: seen.append(out[0][0, -1])))
-        model.base_model(prompt[:, -1:], past_key_values=cache, use_cache=True)
+        model.base_model(prompt[:, -1:], **known, use_cache=True)
         cache.crop(-1)
         for hook in hooks:
             hook.remove()

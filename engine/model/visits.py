@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from engine.errors import ModelError
 
-CACHES = ("past_key_value", "past_key_values", "layer_past")
+CACHES = ("cache", "past_key_value", "past_key_values", "layer_past")
+"""What releases and families of transformers call the keys and values of earlier tokens."""
 
 
 @dataclass(frozen=True)
